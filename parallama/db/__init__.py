@@ -1,0 +1,1 @@
+"""PostgreSQL and Redis: the only modules that speak to them."""

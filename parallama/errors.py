@@ -1,0 +1,136 @@
+"""What can go wrong, and who is told.
+
+Exception
+ ├── ConfigError              the operator's: settings, plugins, the state directory
+ ├── ClientLeft               nobody's: there is no one left to answer
+ └── ApiError                 a client's: rendered by its gateway, in its dialect
+      ├── BadRequest          400
+      ├── NotAuthenticated    401
+      ├── NotAllowed          403
+      ├── ModelUnknown        404
+      ├── NotFound            404
+      ├── NotAllowedMethod    405
+      ├── BodyTooLarge        413
+      ├── UpstreamFailed      502, or the node's own status
+      ├── NoNode              503
+      ├── Unavailable         503
+      └── TimedOut            504
+
+No message holds a key, a token, a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ConfigError(Exception):
+    """A setting or an installation that cannot work; says where, what is wrong and what would be right."""
+
+
+class ClientLeft(Exception):
+    """The client closed its connection in the middle of the exchange."""
+
+
+class ApiError(Exception):
+    """An answer that a client may see. `str(error)` is the message for it."""
+
+    status: int = 500
+    code: ClassVar[str] = "internal_error"
+    retry_after_s: int | None = None
+    """Whole seconds; sent as Retry-After (RFC 9110 section 10.2.3)."""
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class BadRequest(ApiError):
+    """The request cannot be understood; the message names what is wrong."""
+
+    status = 400
+    code = "bad_request"
+
+
+class NotAuthenticated(ApiError):
+    """No key, or one that is not valid."""
+
+    status = 401
+    code = "not_authenticated"
+
+
+class NotAllowed(ApiError):
+    """The caller is known but lacks a permission; the message names it."""
+
+    status = 403
+    code = "not_allowed"
+
+
+class ModelUnknown(ApiError):
+    """No node has the model."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotFound(ApiError):
+    """No such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class NotAllowedMethod(ApiError):
+    """The path exists, the method does not; `allowed` goes into the Allow header (RFC 9110 section 10.2.1)."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: Iterable[str]) -> None:
+        super().__init__(message)
+        self.allowed = tuple(sorted(allowed))
+
+
+class BodyTooLarge(ApiError):
+    """The request body is over `server.max_body_mb`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UpstreamFailed(ApiError):
+    """The node broke the exchange, or answered an error of its own, whose `status` is then kept."""
+
+    status = 502
+    code = "upstream_failed"
+
+    def __init__(self, message: str, *, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
+        if status in (429, 503):
+            self.retry_after_s = 2
+
+
+class NoNode(ApiError):
+    """No node can take the request now."""
+
+    status = 503
+    code = "no_node"
+    retry_after_s = 2
+
+
+class Unavailable(ApiError):
+    """Something that the gateway itself needs (the database) does not answer."""
+
+    status = 503
+    code = "unavailable"
+    retry_after_s = 2
+
+
+class TimedOut(ApiError):
+    """The node did not answer in time."""
+
+    status = 504
+    code = "timed_out"

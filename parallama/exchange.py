@@ -1,0 +1,169 @@
+"""One client request from accept to settle, and the values that it carries.
+
+The Exchange is opened by the account middleware, filled in by authenticate and relay, and ends as one
+UsageRecord. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class Outcome(StrEnum):
+    """How an exchange ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """Answered with a 4xx, by us or by the node; nothing was generated."""
+    FAILED = "failed"
+    """Broken by the node or by us, before or after the head was sent."""
+    CANCELLED = "cancelled"
+    """The client left."""
+
+
+class IdGenerator:
+    """UUIDv7 (RFC 9562 section 5.7), strictly rising within one process even when the clock steps back."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def __call__(self) -> UUID:
+        # 48 bits of milliseconds and 12 bits of their fraction (RFC 9562 section 6.2, method 3)
+        stamp = time.time_ns() * 4096 // 1_000_000
+        self._last = stamp = max(stamp, self._last + 1)
+        random = int.from_bytes(os.urandom(8), "big") >> 2
+        return UUID(int=(stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random)
+
+
+def created_at(exchange_id: UUID) -> datetime:
+    """The moment that a UUIDv7 carries, aware UTC, to the millisecond."""
+    return datetime.fromtimestamp((exchange_id.int >> 80) / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is asking."""
+
+    user_id: UUID
+    username: str
+    key_id: UUID | None
+    """None: an anonymous caller, where the settings allow one."""
+    admin: bool
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller holds `permission`: everyone may use a gateway, the rest is for admins."""
+        return self.admin or permission.startswith("use_")
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """Tokens of an exchange so far; None means unknown."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    final: bool = False
+    """True: the node's own counts. False: counted from chunks, an estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """One row of the table `usage`; the fields are its columns, in order."""
+
+    id: UUID
+    created_at: datetime
+    user_id: UUID
+    username: str
+    key_id: UUID | None
+    gateway: str
+    operation: str
+    model_asked: str | None
+    model: str | None
+    """What was served, as the node was asked for it; None: no node was asked."""
+    node: str | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    estimated: bool
+    ttft_ms: float | None
+    """From accept to the first byte of the answer's body; None: there was none."""
+    duration_ms: float
+    status: int
+    """The true status, also where a 200 had gone out before the failure; 499: the client left."""
+    outcome: str
+    error: str | None
+    streamed: bool
+    request_bytes: int
+    response_bytes: int
+    """Bytes of the answer's body that were handed to the client's connection."""
+    context_full: bool | None
+    client_request_id: str | None
+
+
+RECORD_COLUMNS = tuple(f.name for f in fields(UsageRecord))
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One client request, from accept to settle."""
+
+    id: UUID
+    client_request_id: str | None
+    gateway: str
+    operation: str = "unknown"
+    started: float = field(default_factory=time.monotonic)
+    caller: Caller | None = None
+    model_asked: str | None = None
+    model: str | None = None
+    node: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    first_byte: float | None = None
+    """Monotonic; when the first byte of the answer's body went out."""
+    status: int = 500
+    outcome: Outcome = Outcome.FAILED
+    error: str | None = None
+    """A code of ours with a few words, never text of the node or of the client."""
+    streamed: bool = False
+    request_bytes: int = 0
+    response_bytes: int = 0
+    context_full: bool | None = None
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """Seconds from accept to the first byte of the answer's body; None: there was none."""
+        return None if self.first_byte is None else self.first_byte - self.started
+
+    def record(self, now: float) -> UsageRecord:
+        """The row of this exchange as it stands at `now` (monotonic seconds). Needs a caller."""
+        caller, usage = self.caller, self.usage
+        if caller is None:
+            raise ValueError("an exchange without a caller has no row")
+        counted = usage.prompt_tokens is not None or usage.output_tokens is not None
+        return UsageRecord(
+            id=self.id,
+            created_at=created_at(self.id),
+            user_id=caller.user_id,
+            username=caller.username,
+            key_id=caller.key_id,
+            gateway=self.gateway,
+            operation=self.operation,
+            model_asked=self.model_asked,
+            model=self.model,
+            node=self.node,
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=usage.output_tokens,
+            estimated=counted and not usage.final,
+            ttft_ms=None if self.first_byte_s is None else self.first_byte_s * 1000,
+            duration_ms=(now - self.started) * 1000,
+            status=self.status,
+            outcome=self.outcome.value,
+            error=self.error,
+            streamed=self.streamed,
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+            context_full=self.context_full,
+            client_request_id=self.client_request_id,
+        )

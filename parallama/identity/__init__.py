@@ -1,0 +1,1 @@
+"""Who may ask: users, their API keys, and the callers that these turn into."""

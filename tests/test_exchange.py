@@ -1,0 +1,65 @@
+"""The id generator, the caller and the record."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from parallama.exchange import RECORD_COLUMNS, Caller, Exchange, IdGenerator, Usage, created_at
+
+
+def test_ids_are_uuid7_and_rise_strictly() -> None:
+    ids = IdGenerator()
+    made = [ids() for _ in range(20_000)]
+    assert made == sorted(set(made))
+    assert {(i.version, i.variant) for i in made} == {(7, "specified in RFC 4122")}
+
+
+def test_ids_rise_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = IdGenerator()
+    before = ids()
+    back = time.time_ns() - 3_600_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: back)
+    assert before < ids() < ids()
+
+
+def test_an_id_carries_its_moment() -> None:
+    assert abs(created_at(IdGenerator()()) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_only_an_admin_manages() -> None:
+    known = {"user_id": uuid4(), "username": "alice", "key_id": None}
+    assert Caller(**known, admin=True).may("manage_models")
+    assert not Caller(**known, admin=False).may("manage_models")
+    assert Caller(**known, admin=False).may("use_ollama")
+
+
+def _exchange(usage: Usage) -> Exchange:
+    caller = Caller(user_id=uuid4(), username="alice", key_id=uuid4(), admin=False)
+    return Exchange(
+        id=IdGenerator()(), client_request_id=None, gateway="ollama", started=100.0, caller=caller, usage=usage
+    )
+
+
+def test_a_record_says_estimated_only_of_counts_that_are_not_the_nodes() -> None:
+    assert not _exchange(Usage()).record(101.0).estimated
+    assert _exchange(Usage(output_tokens=3)).record(101.0).estimated
+    assert not _exchange(Usage(prompt_tokens=1, output_tokens=3, final=True)).record(101.0).estimated
+
+
+def test_a_record_has_spans_in_milliseconds_and_every_column() -> None:
+    exchange = _exchange(Usage())
+    exchange.first_byte = 100.25
+    record = exchange.record(101.5)
+    assert (record.ttft_ms, record.duration_ms) == (250.0, 1500.0)
+    assert isinstance(record.id, UUID)
+    assert RECORD_COLUMNS[:2] == ("id", "created_at")
+    assert all(hasattr(record, column) for column in RECORD_COLUMNS)
+
+
+def test_an_exchange_without_a_caller_has_no_row() -> None:
+    exchange = _exchange(Usage())
+    exchange.caller = None
+    with pytest.raises(ValueError, match="caller"):
+        exchange.record(101.0)
