@@ -1,0 +1,141 @@
+"""The kinds of values that settings are made of: bounded numbers, node URLs, header names, time zones.
+
+Each check raises ValueError with the words "must ..." that end the operator's message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import zoneinfo
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+_LABEL = re.compile(r"[a-z0-9._-]{1,63}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110 section 5.6.2."""
+
+_HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+"""RFC 9110 section 7.6.1. What begins with `proxy-` is never forwarded either."""
+
+_NEVER = _HOP_BY_HOP | {
+    *("accept-encoding", "content-length", "expect", "forwarded", "host"),
+    *("authorization", "cookie", "origin", "referer", "x-api-key"),
+}
+_NEVER_PREFIXES = ("proxy-", "x-forwarded-", "access-control-request-")
+
+
+def _number(value: object) -> object:
+    """Pydantic takes true for 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _absent(value: object) -> object:
+    """`${VAR:-}` and an empty variable of a compose file mean that there is none."""
+    return None if value == "" else value
+
+
+def _label(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise ValueError("must be 1 to 63 of a-z, 0-9, '.', '_' and '-'")
+    return value
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("must be a URL such as http://127.0.0.1:11434") from None
+    return parts
+
+
+def _is_host(host: str | None) -> bool:
+    try:
+        return bool(re.fullmatch(r"[\w.-]+", host or "")) or bool(ipaddress.IPv6Address(host or ""))
+    except ValueError:
+        return False
+
+
+def node_url(value: str) -> str:
+    """The base URL of a node, without a trailing slash. Raises ValueError."""
+    if not value.lower().startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    parts = _split(value)
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or a password")
+    if "?" in value or "#" in value:
+        raise ValueError("must end with its path: no '?' and no '#'")
+    if not _is_host(parts.hostname) or re.search(r"[\s\\\x00-\x1f\x7f]", value):
+        raise ValueError("must be a URL such as http://127.0.0.1:11434")
+    return parts._replace(path=parts.path.rstrip("/")).geturl()
+
+
+def header_name(value: str) -> str:
+    """A header's name in lower case. Raises ValueError."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError("must be the name of a header (RFC 9110 section 5.1)")
+    return value.lower()
+
+
+def forwarded_header(value: str) -> str:
+    """The name of a client's header that may reach a node. Raises ValueError."""
+    name = header_name(value)
+    if name in _NEVER or name.startswith(_NEVER_PREFIXES):
+        raise ValueError(
+            "must not be forwarded: it concerns this connection, this gateway's keys or the client's place"
+        )
+    return name
+
+
+def _time_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        near = difflib.get_close_matches(value, zoneinfo.available_timezones(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"must be a time zone of the IANA database, such as Europe/Berlin{hint}") from None
+    return value
+
+
+def _scheme(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError("must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
+        return value
+
+    return AfterValidator(check)
+
+
+_Optional = BeforeValidator(_absent)
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+CountOrNone = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+"""0 is a number like any other here, or means none: the field says which."""
+Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, AfterValidator(_label)]
+NodeUrl = Annotated[str, AfterValidator(node_url)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+OptionalPath = Annotated[Path | None, _Optional]
+OptionalHeader = Annotated[str | None, AfterValidator(lambda value: value and header_name(value)), _Optional]
+ForwardedHeader = Annotated[str, AfterValidator(forwarded_header)]
+Secret = Annotated[SecretStr | None, _Optional]
+PostgresUrl = Annotated[SecretStr | None, _scheme("postgresql", "postgres"), _Optional]
+RedisUrl = Annotated[SecretStr | None, _scheme("redis", "rediss", "unix"), _Optional]
+Options = dict[str, dict[str, Any]]
