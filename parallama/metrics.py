@@ -1,0 +1,119 @@
+"""Every instrument in one list, with its unit and labels, and the children that the hot path uses.
+
+No label names a user or a key: those figures come from the database. A model is named only when a node has it, else it
+is `other`, so that the number of series is bounded by what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from parallama import __version__
+from parallama.exchange import Exchange
+
+# the buckets of vLLM, so that its dashboards carry over
+_DURATION = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_FIRST_BYTE = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
+)
+
+
+class Metrics:
+    """The instruments of one process, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        GCCollector(registry)
+        PlatformCollector(registry)
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "parallama_requests_total",
+            "Gateway requests that ended, by true status (499: the client left).",
+            ("gateway", "operation", "status", "outcome"),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "parallama_request_duration_seconds",
+            "From accept to the end of the answer.",
+            ("gateway", "operation"),
+            buckets=_DURATION,
+            registry=registry,
+        )
+        self.first_byte = Histogram(
+            "parallama_time_to_first_byte_seconds",
+            "From accept to the first byte of the answer's body.",
+            ("gateway", "operation"),
+            buckets=_FIRST_BYTE,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "parallama_tokens_total",
+            "Tokens, by kind: prompt or output.",
+            ("gateway", "model", "kind"),
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "parallama_requests_in_flight", "Gateway requests under way.", ("gateway",), registry=registry
+        )
+        self.node_up = Gauge(
+            "parallama_node_up", "1: the node answered its last probe.", ("node",), registry=registry
+        )
+        self.node_latency = Gauge(
+            "parallama_node_latency_seconds", "Of the node's last probe.", ("node",), registry=registry
+        )
+        self.node_in_flight = Gauge(
+            "parallama_node_requests_in_flight", "Leases held on the node.", ("node",), registry=registry
+        )
+        self.node_errors = Counter(
+            "parallama_node_errors_total",
+            "Exchanges that the node broke.",
+            ("node", "code"),
+            registry=registry,
+        )
+        self.records_pending = Gauge(
+            "parallama_usage_records_pending", "Usage records not yet in PostgreSQL.", registry=registry
+        )
+        self.records_lost = Gauge(
+            "parallama_usage_records_lost", "Usage records that PostgreSQL refused.", registry=registry
+        )
+        self.database_up = Gauge("parallama_database_up", "1: the database answers.", registry=registry)
+        self.database_connections = Gauge(
+            "parallama_database_connections",
+            "Connections of the pool, by state.",
+            ("state",),
+            registry=registry,
+        )
+        self.build = Gauge(
+            "parallama_build_info", "Always 1; the version is in the label.", ("version",), registry=registry
+        )
+        self.build.labels(__version__).set(1)
+        # `labels()` costs more than the count itself: children are kept
+        self._duration = lru_cache(256)(self.duration.labels)
+        self._first_byte = lru_cache(256)(self.first_byte.labels)
+        self._requests = lru_cache(4096)(self.requests.labels)
+        self._tokens = lru_cache(4096)(self.tokens.labels)
+
+    def end(self, exchange: Exchange, duration_s: float, known: Callable[[str], bool]) -> None:
+        """Count an exchange that has ended; `known` tells whether a node has a model of that name."""
+        gateway, operation, usage = exchange.gateway, exchange.operation, exchange.usage
+        self._requests(gateway, operation, str(exchange.status), exchange.outcome.value).inc()
+        self._duration(gateway, operation).observe(duration_s)
+        if exchange.first_byte_s is not None:
+            self._first_byte(gateway, operation).observe(exchange.first_byte_s)
+        model = exchange.model if exchange.model and known(exchange.model) else "other"
+        if usage.prompt_tokens:
+            self._tokens(gateway, model, "prompt").inc(usage.prompt_tokens)
+        if usage.output_tokens:
+            self._tokens(gateway, model, "output").inc(usage.output_tokens)

@@ -1,0 +1,78 @@
+"""JSON lines by topic, with secrets masked."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallama.config import LogsSettings
+from parallama.logs import TOPICS, JsonFormatter, Masker, logging_to
+
+KEY = "plm_" + "A" * 43 + "_123456"
+
+
+def _line(message: str, mask: Masker | None = None, **fields: object) -> str:
+    record = logging.makeLogRecord({"name": "parallama.api", "msg": message, "levelno": 20, "levelname": "INFO"})
+    record.fields = fields
+    return JsonFormatter(mask or Masker()).format(record)
+
+
+@given(st.text(), st.text())
+def test_any_text_becomes_exactly_one_line_of_json(message: str, value: str) -> None:
+    line = _line("x", name=value.encode("utf-8", "replace").decode(), note=message.encode("utf-8", "replace").decode())
+    assert len(line.splitlines()) <= 1 or "\n" not in line
+    assert json.loads(line)["topic"] == "api"
+
+
+def test_control_characters_cannot_forge_a_line() -> None:
+    line = _line("x", user='bob\n{"level":"error"}\x1b[2J')
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+def test_keys_urls_and_configured_secrets_are_masked_wherever_they_stand() -> None:
+    mask = Masker(["hunter2-hunter2"])
+    line = _line(f"tried {KEY}", mask, url="postgresql://bob:pass@db/x", deep={"a": ["hunter2-hunter2"]})
+    assert not any(secret in line for secret in (KEY, "bob:pass", "hunter2"))
+    assert "db/x" in line
+
+
+def test_each_topic_has_its_file_and_strangers_go_to_error(tmp_path: Path) -> None:
+    with logging_to(LogsSettings(directory=tmp_path, level="info")):
+        for topic in TOPICS:
+            logging.getLogger(f"parallama.{topic}").info("said by %s", topic)
+        logging.getLogger("asyncio").warning("stranger")
+    said = {p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in tmp_path.glob("*.log")}
+    assert {topic: lines[0]["event"] for topic, lines in said.items()} == {t: f"said by {t}" for t in TOPICS}
+    assert [line["event"] for line in said["error"]] == ["said by error", "stranger"]
+
+
+def test_files_rotate(tmp_path: Path) -> None:
+    with logging_to(LogsSettings(directory=tmp_path, max_mb=1, backups=2)):
+        for _ in range(40):
+            logging.getLogger("parallama.api").info("x" * 100_000)
+    assert {p.name for p in tmp_path.glob("api*")} == {"api.log", "api.log.1", "api.log.2"}
+    assert all(p.stat().st_size <= 1024 * 1024 for p in tmp_path.glob("api*"))
+
+
+def test_without_a_directory_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(LogsSettings()):
+        logging.getLogger("parallama.gateway").info("hello", extra={"fields": {"node": "n"}})
+        logging.getLogger("parallama.gateway").debug("unseen")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [(line["event"], line["node"]) for line in map(json.loads, err.splitlines())] == [("hello", "n")]
+
+
+def test_a_bug_is_logged_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(LogsSettings()):
+        try:
+            raise RuntimeError(f"broken with {KEY}")
+        except RuntimeError:
+            logging.getLogger("parallama.error").exception("bug")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "RuntimeError: broken" in json.loads(line)["traceback"]
+    assert KEY not in line
