@@ -1,22 +1,37 @@
-"""The connection pool: every query has a time limit, and a database that does not answer is an Unavailable."""
+"""Connections to PostgreSQL: the pool, and single ones outside it.
+
+Every query has a time limit, and a database that does not answer is an Unavailable.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
 
 from parallama.config import DatabaseSettings
 from parallama.db.query import Query
-from parallama.errors import Unavailable
+from parallama.errors import ConfigError, Unavailable
 
 Row = asyncpg.Record
 
-_GONE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
+GONE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
          asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)  # fmt: skip
+
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
+            asyncpg.InsufficientPrivilegeError)  # fmt: skip
+
+_IDENTITY = {"application_name": "parallama"}
+
+_UNSTORABLE = (TypeError, ValueError, OverflowError, asyncpg.DataError,
+               asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)  # fmt: skip
+
+
+class BadRows(Exception):
+    """The database cannot store one of the rows, whenever it is sent. The cause is asyncpg's error."""
 
 
 class Database:
@@ -29,9 +44,9 @@ class Database:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Database]:
-        """Open the pool, close it on leaving. Raises Unavailable when the database does not answer."""
+        """Open the pool, close it on leaving. Raises Unavailable and ConfigError as `connect` does."""
         limits = self._settings
-        try:
+        with _connecting():
             pool = await asyncpg.create_pool(
                 self.url,
                 min_size=1,
@@ -39,9 +54,8 @@ class Database:
                 timeout=limits.connect_s,
                 command_timeout=limits.command_s,
                 max_inactive_connection_lifetime=limits.recycle_s,
+                server_settings=_IDENTITY,
             )
-        except _GONE as error:
-            raise Unavailable("the database does not answer") from error
         self._pool = pool
         try:
             yield self
@@ -49,7 +63,7 @@ class Database:
             self._pool = None
             try:
                 await asyncio.wait_for(pool.close(), limits.command_s)
-            except TimeoutError:
+            except GONE:
                 pool.terminate()
 
     @asynccontextmanager
@@ -63,9 +77,12 @@ class Database:
             raise RuntimeError("the database is not running")
         seconds = self._settings.command_s if limit_s is None else limit_s
         try:
-            async with asyncio.timeout(seconds), self._pool.acquire(timeout=min(seconds, self._settings.acquire_s)) as one:
+            async with (
+                asyncio.timeout(seconds),
+                self._pool.acquire(timeout=min(seconds, self._settings.acquire_s)) as one,
+            ):
                 yield one
-        except _GONE as error:
+        except GONE as error:
             raise Unavailable("the database does not answer") from error
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
@@ -84,14 +101,59 @@ class Database:
             last = (await one.execute(query.sql, *args)).split()[-1]
             return int(last) if last.isdigit() else 0
 
-    async def stream(self, query: Query, *args: Any) -> AsyncIterator[Row]:
+    async def stream(self, query: Query, *args: Any) -> AsyncGenerator[Row, None]:
         """The rows one by one, through a cursor: for exports of any size. Without a time limit on the whole."""
         if self._pool is None:
             raise RuntimeError("the database is not running")
-        async with self._pool.acquire() as one, one.transaction(readonly=True):
-            async for row in one.cursor(query.sql, *args, prefetch=500, timeout=None):
-                yield row
+        try:
+            wait_s = self._settings.acquire_s
+            async with self._pool.acquire(timeout=wait_s) as one, one.transaction(readonly=True):
+                async for row in one.cursor(query.sql, *args, prefetch=500, timeout=None):
+                    yield row
+        except GONE as error:
+            raise Unavailable("the database does not answer") from error
+
+    async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """COPY rows into `table`, all or none; a row whose key is there already is left out.
+
+        Raises BadRows, and Unavailable as `connection` does.
+        """
+        names, stage = ", ".join(columns), f"incoming_{table}"
+        # kept as long as the connection: one a batch would bloat the catalogue
+        create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (LIKE {table}) ON COMMIT DELETE ROWS"
+        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ON CONFLICT DO NOTHING"  # noqa: S608
+        try:
+            async with self.connection() as one, one.transaction():
+                await one.execute(create)
+                await one.copy_records_to_table(stage, records=rows, columns=columns)
+                await one.execute(insert)
+        except _UNSTORABLE as error:
+            raise BadRows(f"{table} cannot take a row") from error
 
     def size(self) -> tuple[int, int]:
         """Open and idle connections."""
         return (self._pool.get_size(), self._pool.get_idle_size()) if self._pool else (0, 0)
+
+
+async def connect(url: str, *, limit_s: float = 5.0) -> asyncpg.Connection[Row]:
+    """A connection of its own, for what a pool cannot do. The caller closes or terminates it.
+
+    Raises Unavailable when the database does not answer within `limit_s`, ConfigError when the URL is wrong.
+    """
+    with _connecting():
+        return await asyncpg.connect(url, timeout=limit_s, server_settings=_IDENTITY)
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if isinstance(error, _REFUSED):
+            raise ConfigError(f"the database refuses `database.url`: {error}") from error
+        raise Unavailable("the database does not answer") from error
+    except ValueError as error:
+        # without its text, which may quote a password
+        raise ConfigError("`database.url` cannot be used: it must be postgresql://user:password@host/name") from error
+    except GONE as error:
+        raise Unavailable("the database does not answer") from error

@@ -1,0 +1,111 @@
+"""What has changed in the database, told by PostgreSQL's NOTIFY to every process.
+
+Messages sent while nobody listens are lost, and a server that hangs raises nothing: so the connection is pinged, and
+after a loss everything cached has to go (`on_reset`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+
+from parallama.db.pool import GONE, Row, connect
+from parallama.errors import ConfigError, Unavailable
+
+_CHANNEL = "parallama"
+
+_PING_S = 1.0
+_CONNECT_S = 2.0
+_BACK_OFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_errors = logging.getLogger("parallama.error")
+_events = logging.getLogger("parallama.gateway")
+
+
+class Listener:
+    """Listens on the channel `parallama`, on a connection of its own, inside `running()`.
+
+    A payload is "kind id" and becomes `on_change(kind, id)`. After a loss `on_reset()` is called as soon as it listens
+    again. Both are called on the event loop and must not block.
+    """
+
+    def __init__(self, url: str, on_change: Callable[[str, str], None], on_reset: Callable[[], None]) -> None:
+        self._url = url
+        self._on_change = on_change
+        self._on_reset = on_reset
+        self.lost_since: float | None = None
+        """Monotonic seconds; None while it listens."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Listener]:
+        """Listen for the block. Raises Unavailable or ConfigError when the first connection fails."""
+        connection = await self._listen()
+        watching = asyncio.get_running_loop().create_task(self._watch(connection), name="database listener")
+        try:
+            yield self
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch(self, connection: asyncpg.Connection[Row]) -> None:
+        try:
+            while True:
+                await _until_lost(connection)
+                # never close(): it would wait for a server that hangs
+                connection.terminate()
+                self.lost_since = time.monotonic()
+                _errors.error("the database listener lost its connection")
+                connection = await self._listen_again()
+                self._on_reset()
+                self.lost_since = None
+                _events.info("the database listener is back")
+        finally:
+            self.lost_since = self.lost_since or time.monotonic()
+            connection.terminate()
+
+    async def _listen_again(self) -> asyncpg.Connection[Row]:
+        attempt = 0
+        while True:
+            try:
+                return await self._listen()
+            except (Unavailable, ConfigError):
+                await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
+                attempt += 1
+
+    async def _listen(self) -> asyncpg.Connection[Row]:
+        connection = await connect(self._url, limit_s=_CONNECT_S)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await connection.add_listener(_CHANNEL, self._heard)
+        except GONE as error:
+            connection.terminate()
+            raise Unavailable("the database does not answer") from error
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        kind, _, changed = str(payload).partition(" ")
+        self._on_change(kind, changed)
+
+
+async def _until_lost(connection: asyncpg.Connection[Row]) -> None:
+    """Return when the connection is broken, or silent for longer than a ping may take."""
+    closed = asyncio.Event()
+    connection.add_termination_listener(lambda _: closed.set())
+    while not connection.is_closed():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PING_S):
+                await closed.wait()
+        try:
+            async with asyncio.timeout(_PING_S):
+                await connection.execute("SELECT 1")
+        except GONE:
+            return

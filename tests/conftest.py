@@ -1,0 +1,83 @@
+"""Fixtures: one private PostgreSQL for the session, one fresh database for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from parallama.config import DatabaseSettings
+from parallama.db.embedded import embedded
+from parallama.db.migrate import migrate
+from parallama.db.pool import Database
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A state directory that every user of the machine can reach, below /tmp whatever TMPDIR says."""
+    path = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The DSN of a running PostgreSQL's database `postgres`; its database `parallama` is migrated, a template."""
+    path = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+    path.chmod(0o711)
+    # a loop of its own: Runner would otherwise take away the one that pytest-asyncio has set
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        server = embedded(path)
+        url = runner.run(server.__aenter__())
+        try:
+            runner.run(_make_template(url))
+            yield named(url, "postgres")
+        finally:
+            runner.run(server.__aexit__(None, None, None))
+            shutil.rmtree(path)
+
+
+@pytest.fixture
+async def database_url(postgres: str) -> AsyncIterator[str]:
+    """The DSN of a fresh database with the whole schema."""
+    name = f"test_{next(_numbers)}"
+    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE parallama")
+    yield named(postgres, name)
+    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on a fresh database."""
+    async with Database(database_url, DatabaseSettings()).running() as running:
+        yield running
+
+
+def named(url: str, name: str) -> str:
+    """The DSN of another database of the same server."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+async def _make_template(url: str) -> None:
+    await migrate(url)
+    # the disk is not under test
+    await _execute(url, "ALTER SYSTEM SET fsync = off")
+    await _execute(url, "SELECT pg_reload_conf()")
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
