@@ -59,6 +59,8 @@ class Inbound:
     """A request as the client sent it."""
 
     method: str
+    mount: str = ""
+    """Where the client found the gateway, such as `/ollama/api`; for answers that name a path of ours."""
     path: str
     """Below the mount, percent-decoded."""
     params: Mapping[str, str]
@@ -88,6 +90,8 @@ class Outbound:
     """The very bytes that say `body`, sent for it as long as the core changes nothing."""
     names: Sequence[str] = ()
     """Further model names in the request (a copy's destination, a new model's base), judged like `model`."""
+    leaves_node: bool = False
+    """The request makes the node call ollama.com or another host; refused unless `models.allow_cloud`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,20 @@ class Codec(ABC):
     streams: bool = False
     """False: one document, held by the relay until it is whole (or too large to hold), so that a failure can still
     become an error status. Read after `begin`."""
-    usage: Usage
+    failed: ApiError | None = None
+    """Set when the node reported a failure inside an answer that passes unchanged: the client has been told, the
+    exchange is booked as failed."""
+    context_full: bool | None = None
+    """Whether the model's context was full at the end, so that the node cut the prompt or the answer; None: unknown.
+    Read after the last byte."""
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self._usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far, read at any time; an estimate may be made when asked for."""
+        return self._usage
 
     def begin(self, head: Head) -> Head:
         """The client's head for the node's. Errors of the node come here too, with their status."""
