@@ -1,0 +1,157 @@
+"""The codecs of the native API: bytes pass as they came, and are watched for counts, errors and a missing end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import ClassVar
+
+from parallama.errors import ApiError, UpstreamFailed
+from parallama.gateway.api import Codec, Head, Inbound, Outbound
+from parallama.gateway.ndjson import (
+    NDJSON,
+    CountedCodec,
+    LineTooLong,
+    OpenLine,
+    json_line,
+    message_text,
+    read_object,
+    text_bytes,
+)
+
+_TAIL = 16 * 1024
+"""Bytes of a document's end that are kept; the counts stand within its last hundred."""
+
+_CUT_SHORT = "the node ended its answer before it was complete"
+
+_prompt_count = re.compile(rb'"prompt_eval_count":([0-9]{1,18})')
+_output_count = re.compile(rb'"eval_count":([0-9]{1,18})')
+
+
+class Plain(Codec):
+    """Passes an answer that costs no tokens: lists, details, blobs, changes that answer at once."""
+
+    def __init__(self, outbound: Outbound) -> None:
+        super().__init__()
+        self.outbounds = (outbound,)
+
+    def begin(self, head: Head) -> Head:
+        return head
+
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
+
+
+class Answer(CountedCodec):
+    """Passes an answer of `/api/generate`, `/api/chat`, `/api/embed` or `/api/embeddings`, a stream or a document."""
+
+    mark: ClassVar[bytes] = b'"done":true'
+    """As Go writes it: in the last line of a stream, and only rarely in another."""
+    key: ClassVar[tuple[str, object]] = ("done", True)
+    """The member that makes a line the last."""
+    costs: ClassVar[bool] = True
+    """Whether the answer costs tokens."""
+
+    def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
+        super().__init__(inbound, outbound)
+        self._watch: Callable[[bytes], None] = _ignore
+        self._restart()
+
+    def _restart(self) -> None:
+        self._open = OpenLine()
+        self._tail = bytearray()
+        self._size = self._lines = self._overhead = 0
+        self._middle_of_line = self._ended = self._blind = False
+        self.failed = None
+
+    def begin(self, head: Head) -> Head:
+        self._restart()
+        whole = head.status < 400
+        self.start(generating=whole and self.costs)
+        self.streams = whole and head.header("content-type").startswith(NDJSON)
+        self._watch = self._see_lines if self.streams else self._see_tail if whole and self.costs else _ignore
+        return head
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._watch(chunk)
+        return chunk
+
+    def finish(self) -> bytes:
+        """Nothing is added. Raises UpstreamFailed when a stream lacks its last line."""
+        if self._watch == self._see_tail:
+            self._judge_document()
+        elif self.streams:
+            self._judge(bytes(self._open.rest))
+            if not self._ended and not self._blind:
+                raise UpstreamFailed(_CUT_SHORT)
+        return b""
+
+    def fail(self, error: ApiError) -> bytes:
+        """A line of its own with the error, also after half a line; nothing after the last line or in a document."""
+        if self._ended or not self.streams:
+            return b""
+        return (b"\n" if self._middle_of_line else b"") + json_line({"error": str(error)})
+
+    def output_estimate(self) -> int | None:
+        """The larger of one token a line and four bytes a token, by what the first line had beside its text."""
+        if not self.streams:
+            return None
+        return max(self._lines, (self._size - self._lines * self._overhead) // 4) or None
+
+    def _see_lines(self, chunk: bytes) -> None:
+        self._middle_of_line = chunk[-1:] != b"\n"
+        self._size += len(chunk)
+        try:
+            lines = b"" if self._blind else self._open.push(chunk)
+        except LineTooLong:  # it passes all the same; only its end and the counts are lost on us
+            self._blind = True
+            self._open.rest.clear()
+            return
+        self._lines += lines.count(b"\n")
+        if lines and not self._overhead:
+            self._learn(lines)
+        if self.mark in lines or b'"error"' in lines:
+            for line in lines.split(b"\n"):
+                self._judge(line)
+
+    def _learn(self, lines: bytes) -> None:
+        first = lines[: lines.index(b"\n") + 1]
+        self._overhead = len(first) - text_bytes(message_text(read_object(first) or {}))
+
+    def _judge(self, line: bytes) -> None:
+        """Look at a line that may be the last: what is inside a text or a tool call has the same bytes."""
+        if self._ended or not (self.mark in line or b'"error"' in line):
+            return
+        message = read_object(line)
+        if message is None:
+            return
+        if "error" in message:
+            self._ended = True
+            self._lines, self._size = self._lines - 1, self._size - len(line) - 1
+            self.failed = UpstreamFailed("the node reported an error in its answer")
+        elif message.get(self.key[0]) == self.key[1]:
+            self._ended = True
+            self.count(message.get("prompt_eval_count"), message.get("eval_count"))
+
+    def _see_tail(self, chunk: bytes) -> None:
+        self._tail += chunk[-_TAIL:]
+        if len(self._tail) > 2 * _TAIL:
+            del self._tail[:-_TAIL]
+
+    def _judge_document(self) -> None:
+        prompt, output = _prompt_count.findall(self._tail), _output_count.findall(self._tail)
+        self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
+        if self._tail.endswith(b'"done":false}'):
+            self.failed = UpstreamFailed(_CUT_SHORT)
+
+
+class Progress(Answer):
+    """Passes the progress of a pull, push or create."""
+
+    mark = b'"status":"success"'
+    key = ("status", "success")
+    costs = False
+
+
+def _ignore(chunk: bytes) -> None:
+    """An answer that nothing is to be learnt from."""
