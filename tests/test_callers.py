@@ -1,0 +1,580 @@
+"""Who is asking: accepted headers, refusals, the cache and what keeps it true, the last use of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import UUID
+
+import pytest
+from multidict import CIMultiDict
+
+from parallama.config import AuthSettings, DatabaseSettings
+from parallama.db.notify import Listener
+from parallama.db.pool import Database
+from parallama.db.query import Query
+from parallama.errors import NotAuthenticated, Unavailable
+from parallama.exchange import Caller
+from parallama.identity import keys
+from parallama.identity.accounts import Accounts
+from parallama.identity.callers import Callers
+
+CEILING_S = 20.0
+
+
+class Present:
+    """A listener that misses nothing, because nothing changes while it is used."""
+
+    lost_since: float | None = None
+
+
+class Clock:
+    """The clocks of a Callers, moved by hand."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.ahead_s)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+class Wire:
+    """A way to PostgreSQL that can be cut, or made to keep the answers back."""
+
+    def __init__(self, url: str) -> None:
+        self._target, query = urlsplit(url), parse_qs(urlsplit(url).query)
+        self._host = unquote(query["host"][0] if "host" in query else self._target.hostname or "localhost")
+        self._port = int(query["port"][0]) if "port" in query else self._target.port or 5432
+        self._server: asyncio.Server | None = None
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._pipes: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.held = b""
+
+    @property
+    def url(self) -> str:
+        user, at, _ = self._target.netloc.rpartition("@")
+        return self._target._replace(netloc=f"{user}{at}127.0.0.1:{self.port}", query="").geturl()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Wire]:
+        await self.mend()
+        try:
+            yield self
+        finally:
+            await self.cut()
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for end in self._ends:
+            end.transport.abort()
+        if self._pipes:
+            await asyncio.wait(self._pipes)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._host.startswith("/"):
+            up = await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
+        else:
+            up = await asyncio.open_connection(self._host, self._port)
+        self._ends |= {writer, up[1]}
+        for source, sink, gated in ((reader, up[1], False), (up[0], writer, True)):
+            pipe = asyncio.get_running_loop().create_task(self._pipe(source, sink, gated))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gated: bool) -> None:
+        try:
+            while chunk := await source.read(65536):
+                if gated and not self.open.is_set():
+                    self.held += chunk
+                    await self.open.wait()
+                sink.write(chunk)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.transport.abort()
+
+
+@pytest.fixture
+async def wire(database_url: str) -> AsyncIterator[Wire]:
+    async with Wire(database_url).running() as wire:
+        yield wire
+
+
+@pytest.fixture
+async def remote(wire: Wire) -> AsyncIterator[Database]:
+    """The database behind the wire."""
+    async with Database(wire.url, DatabaseSettings(connect_s=1, command_s=2)).running() as database:
+        yield database
+
+
+@pytest.fixture
+async def alice(database: Database) -> str:
+    """A key of the user alice."""
+    accounts = Accounts(database)
+    await accounts.create_user("alice")
+    return (await accounts.create_key("alice"))[0]
+
+
+def auth(**settings: Any) -> AuthSettings:
+    return AuthSettings(**settings)
+
+
+def bearer(key: str) -> CIMultiDict[str]:
+    return CIMultiDict({"Authorization": f"Bearer {key}"})
+
+
+@asynccontextmanager
+async def process(
+    database: Database,
+    listen: str | None = None,
+    heard: Callable[[], None] = lambda: None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> AsyncIterator[tuple[Callers, Listener]]:
+    """What one gateway process has: a cache of callers with a listener of its own."""
+
+    def on_change(kind: str, changed: str) -> None:
+        callers.on_change(kind, changed)
+        heard()
+
+    clock = clock or Clock()
+    listener = Listener(listen or database.url, on_change, lambda: callers.on_reset())
+    callers: Callers = Callers(database, auth(**settings), listener, now=clock.now, monotonic=clock.monotonic)
+    async with listener.running(), callers.running():
+        yield callers, listener
+
+
+async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
+    deadline = time.monotonic() + CEILING_S
+    while True:
+        result = condition()
+        if result if isinstance(result, bool) else await result:
+            return
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.01)
+
+
+async def refused(callers: Callers, key: str) -> bool:
+    try:
+        await callers.identify(bearer(key))
+    except NotAuthenticated:
+        return True
+    return False
+
+
+def without_waiting(callers: Callers, key: str) -> Caller:
+    """Identify without an event loop: fails when anything is awaited."""
+    with pytest.raises(StopIteration) as stop:
+        callers.identify(bearer(key)).send(None)
+    caller: Caller = stop.value.value
+    return caller
+
+
+# what is accepted
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Authorization", "Bearer {}"),
+        ("authorization", "bEARER {}"),
+        ("AUTHORIZATION", "Bearer   {} "),
+        ("x-api-key", "{}"),
+        ("X-API-Key", " {} "),
+        ("X-Team-Key", "{}"),
+    ],
+)
+async def test_a_key_is_accepted_in_each_header_that_may_carry_one(
+    database: Database, alice: str, header: tuple[str, str]
+) -> None:
+    callers = Callers(database, auth(key_header="x-team-key"), Present())
+    caller = await callers.identify(CIMultiDict({header[0]: header[1].format(alice)}))
+    assert (caller.username, caller.admin) == ("alice", False)
+    assert caller.key_id == (await Accounts(database).keys("alice"))[0].id
+
+
+async def test_the_same_key_twice_is_accepted(database: Database, alice: str) -> None:
+    headers = CIMultiDict({"Authorization": f"Bearer {alice}", "x-api-key": alice})
+    assert (await Callers(database, auth(), Present()).identify(headers)).username == "alice"
+
+
+async def test_different_keys_in_two_headers_are_refused(database: Database, alice: str) -> None:
+    headers = CIMultiDict({"Authorization": f"Bearer {alice}", "x-api-key": keys.new_key()})
+    with pytest.raises(NotAuthenticated, match="conflicting"):
+        await Callers(database, auth(), Present()).identify(headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "send Authorization: Bearer <API key>"),
+        ({"Authorization": "Bearer "}, "send Authorization: Bearer <API key>"),
+        ({"x-api-key": " "}, "send Authorization: Bearer <API key>"),
+        ({"x-other": "plm_x"}, "send Authorization: Bearer <API key>"),
+        ({"Authorization": "Basic c2VjcmV0OnNlY3JldA=="}, "must read: Bearer <API key>"),
+        ({"Authorization": "plm_secret"}, "must read: Bearer <API key>"),
+        ({"Authorization": "Bearer sk-secret"}, "begin with plm_"),
+        ({"x-api-key": "secret\udcff\u00e9"}, "begin with plm_"),
+        ({"x-api-key": "plm_secret\udcff\u00e9"}, "mistyped or cut off"),
+        ({"x-api-key": keys.new_key()[:-1]}, "mistyped or cut off"),
+    ],
+)
+async def test_what_is_no_key_is_refused_with_advice_and_without_a_query(
+    wire: Wire, remote: Database, headers: dict[str, str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    callers = Callers(remote, auth(), Present())
+    await wire.cut()
+    with pytest.raises(NotAuthenticated, match=message) as refusal:
+        await callers.identify(CIMultiDict(headers))
+    assert "secret" not in str(refusal.value) + caplog.text + str([vars(r) for r in caplog.records])
+
+
+async def test_a_well_formed_key_that_nobody_holds_is_refused(database: Database) -> None:
+    with pytest.raises(NotAuthenticated, match="not valid"):
+        await Callers(database, auth(), Present()).identify(bearer(keys.new_key()))
+
+
+async def test_admins_are_known_by_flag_or_role(database: Database) -> None:
+    accounts, callers = Accounts(database), Callers(database, auth(), Present())
+    for name, role, admin, expected in (
+        ("a", "basic", True, True),
+        ("b", "admin", False, True),
+        ("c", "premium", False, False),
+    ):
+        await accounts.create_user(name, role, admin)
+        key, _ = await accounts.create_key(name)
+        assert (await callers.identify(bearer(key))).admin is expected
+
+
+async def test_refusals_are_logged_with_reason_and_hint_but_never_the_key(
+    database: Database, alice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "parallama.auth")
+    callers, unknown = Callers(database, auth(), Present()), keys.new_key()
+    for bad in (unknown, unknown, unknown[:-3]):
+        assert await refused(callers, bad)
+    logged = [vars(record)["fields"] for record in caplog.records if record.name == "parallama.auth"]
+    assert logged == [{"reason": "unknown", "key": keys.hint(unknown)}] * 2 + [{"reason": "malformed"}]
+    assert unknown[:-3] not in str([vars(record) for record in caplog.records])
+
+
+# callers without a key
+
+
+async def test_anonymous_callers_are_a_real_user_where_they_are_allowed(database: Database) -> None:
+    async with process(database, allow_anonymous=True) as (callers, _):
+        caller = await callers.identify(CIMultiDict())
+        assert caller == Caller(
+            user_id=(await Accounts(database).user("anonymous")).id, username="anonymous", key_id=None, admin=False
+        )
+        assert await callers.identify(CIMultiDict({"Authorization": "Bearer "})) == caller
+        for wrong in (bearer(keys.new_key()), bearer("ollama"), CIMultiDict({"Authorization": "Basic eDp5"})):
+            with pytest.raises(NotAuthenticated):
+                await callers.identify(wrong)
+
+
+async def test_the_anonymous_user_can_be_shut_out_and_let_in_again(database: Database) -> None:
+    accounts = Accounts(database)
+    async with process(database, allow_anonymous=True) as (callers, _):
+        assert not await refused(callers, "")
+        await accounts.update_user("anonymous", active=False)
+        await until(lambda: refused(callers, ""))
+        await accounts.delete_user("anonymous")
+        await until(lambda: refused(callers, ""))
+        await accounts.ensure_user("anonymous")
+
+        async def served() -> bool:
+            return not await refused(callers, "")
+
+        await until(served)
+
+
+async def test_anonymous_callers_are_never_admins(database: Database) -> None:
+    await Accounts(database).create_user("anonymous", "admin", admin=True)
+    async with process(database, allow_anonymous=True) as (callers, _):
+        assert (await callers.identify(CIMultiDict())).admin is False
+
+
+# the cache and what keeps it true
+
+
+async def test_a_cached_key_awaits_nothing(database: Database, alice: str) -> None:
+    callers = Callers(database, auth(), Present())
+    caller = await callers.identify(bearer(alice))
+    assert without_waiting(callers, alice) is caller
+
+
+async def test_a_key_expires_while_it_is_cached(database: Database, alice: str) -> None:
+    clock = Clock()
+    key, _ = await Accounts(database).create_key("alice", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    callers = Callers(database, auth(), Present(), now=clock.now)
+    await callers.identify(bearer(key))
+    clock.ahead_s = 3601
+    with pytest.raises(NotAuthenticated, match="has expired"):
+        await callers.identify(bearer(key))
+    assert (await callers.identify(bearer(alice))).username == "alice"
+
+
+async def _revoke(accounts: Accounts, key_id: UUID) -> None:
+    await accounts.revoke(key_id)
+
+
+async def _revoke_all(accounts: Accounts, key_id: UUID) -> None:
+    await accounts.revoke_all("alice")
+
+
+async def _delete_key(accounts: Accounts, key_id: UUID) -> None:
+    await accounts.delete_key(key_id)
+
+
+async def _deactivate(accounts: Accounts, key_id: UUID) -> None:
+    await accounts.update_user("alice", active=False)
+
+
+async def _delete_user(accounts: Accounts, key_id: UUID) -> None:
+    await accounts.delete_user("alice")
+
+
+@pytest.mark.parametrize("end", [_revoke, _revoke_all, _delete_key, _deactivate, _delete_user])
+async def test_the_end_of_a_key_reaches_every_process(
+    database: Database, alice: str, end: Callable[[Accounts, UUID], Awaitable[None]]
+) -> None:
+    async with process(database) as (one, _), process(database) as (other, _):
+        for callers in (one, other):
+            caller = await callers.identify(bearer(alice))
+            assert without_waiting(callers, alice) == caller
+        assert caller.key_id is not None
+        await end(Accounts(database), caller.key_id)
+        for callers in (one, other):
+            await until(lambda callers=callers: refused(callers, alice))
+
+
+async def test_a_change_of_the_user_reaches_every_process(database: Database, alice: str) -> None:
+    async with process(database) as (one, _), process(database) as (other, _):
+        for callers in (one, other):
+            assert not (await callers.identify(bearer(alice))).admin
+        await Accounts(database).update_user("alice", admin=True)
+        for callers in (one, other):
+
+            async def promoted(callers: Callers = callers) -> bool:
+                return (await callers.identify(bearer(alice))).admin
+
+            await until(promoted)
+
+
+async def test_a_user_let_in_again_is_served_again(database: Database, alice: str) -> None:
+    accounts = Accounts(database)
+    async with process(database) as (callers, _):
+        await accounts.update_user("alice", active=False)
+        assert await refused(callers, alice)
+        await accounts.update_user("alice", active=True)
+
+        async def served() -> bool:
+            return not await refused(callers, alice)
+
+        await until(served)
+
+
+async def test_a_key_refused_as_unknown_is_accepted_once_it_is_made(database: Database, alice: str) -> None:
+    key = keys.new_key()
+    async with process(database) as (callers, _):
+        assert await refused(callers, key)
+        user = await Accounts(database).user("alice")
+        sql = "INSERT INTO api_keys (user_id, digest, hint) VALUES ($1, $2, $3)"
+        await database.execute(Query("insert", (), sql), user.id, keys.digest(key), keys.hint(key))
+
+        async def accepted() -> bool:
+            return not await refused(callers, key)
+
+        await until(accepted)
+
+
+async def test_unknown_keys_are_looked_up_once(wire: Wire, remote: Database) -> None:
+    callers, key = Callers(remote, auth(), Present()), keys.new_key()
+    assert await refused(callers, key)
+    await wire.cut()
+    assert await refused(callers, key)
+
+
+async def test_a_look_up_in_flight_while_the_key_is_revoked_is_not_cached(
+    wire: Wire, remote: Database, database: Database, alice: str
+) -> None:
+    accounts, revoked = Accounts(database), asyncio.Event()
+    other, _ = await accounts.create_key("alice")
+    async with process(remote, listen=database.url, heard=revoked.set) as (callers, _):
+        await callers.identify(bearer(other))  # the statement is prepared now: a look-up is one round trip
+        revoked.clear()
+        wire.open.clear()
+        async with asyncio.TaskGroup() as tasks:
+            look_up = tasks.create_task(callers.identify(bearer(alice)))
+            await until(lambda: b"alice" in wire.held)
+            await accounts.revoke((await accounts.keys("alice"))[0].id)
+            await asyncio.wait_for(revoked.wait(), CEILING_S)
+            wire.open.set()
+            assert (await look_up).username == "alice"
+        assert await refused(callers, alice)
+
+
+async def test_a_change_missed_while_the_listener_was_away_is_made_good_on_its_return(
+    wire: Wire, database: Database, alice: str
+) -> None:
+    async with process(database, listen=wire.url) as (callers, listener):
+        caller = await callers.identify(bearer(alice))
+        assert caller.key_id is not None
+        await wire.cut()
+        await until(lambda: listener.lost_since is not None)
+        await Accounts(database).revoke(caller.key_id)
+        assert without_waiting(callers, alice) == caller
+        await wire.mend()
+        await until(lambda: listener.lost_since is None)
+        assert await refused(callers, alice)
+
+
+async def test_without_the_database_cached_keys_work_for_the_grace_time_only(
+    wire: Wire, remote: Database, alice: str
+) -> None:
+    clock, unknown = Clock(), keys.new_key()
+    async with process(remote, clock=clock, grace_s=60) as (callers, listener):
+        await callers.identify(bearer(alice))
+        assert await refused(callers, unknown)
+        await wire.cut()
+        await until(lambda: listener.lost_since is not None)
+        assert without_waiting(callers, alice).username == "alice"
+        assert await refused(callers, unknown)
+        with pytest.raises(Unavailable) as gone:
+            await callers.identify(bearer(keys.new_key()))
+        assert gone.value.retry_after_s
+        clock.ahead_s = 60
+        for key in (alice, unknown):
+            with pytest.raises(Unavailable):
+                await callers.identify(bearer(key))
+        await wire.mend()
+        await until(lambda: listener.lost_since is None)
+        assert (await callers.identify(bearer(alice))).username == "alice"
+        assert await refused(callers, unknown)
+
+
+async def test_after_the_grace_time_each_use_asks_the_database(wire: Wire, database: Database, alice: str) -> None:
+    async with process(database, listen=wire.url, grace_s=0) as (callers, listener):
+        caller = await callers.identify(bearer(alice))
+        await wire.cut()
+        await until(lambda: listener.lost_since is not None)
+        assert await callers.identify(bearer(alice)) == caller
+        assert caller.key_id is not None
+        await Accounts(database).revoke(caller.key_id)
+        assert await refused(callers, alice)
+
+
+async def test_a_flood_of_wrong_keys_leaves_the_cache_bounded_and_the_right_ones_in_it(
+    database: Database, alice: str
+) -> None:
+    callers = Callers(database, auth(cache_entries=100), Present())
+    await callers.identify(bearer(alice))
+
+    async def flood() -> None:
+        for _ in range(6_250):
+            assert await refused(callers, keys.new_key())
+            assert callers.size()[1] <= 100
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(8):
+            tasks.create_task(flood())
+    assert callers.size() == (1, 100)
+    assert without_waiting(callers, alice).username == "alice"
+
+
+async def test_the_key_that_was_used_longest_ago_goes_first(database: Database, alice: str) -> None:
+    accounts, callers = Accounts(database), Callers(database, auth(cache_entries=2), Present())
+    second, third = [(await accounts.create_key("alice"))[0] for _ in range(2)]
+    for key in (alice, second, alice, third):
+        await callers.identify(bearer(key))
+    assert callers.size() == (2, 0)
+    for key in (alice, third):
+        without_waiting(callers, key)
+
+
+# the last use of keys
+
+
+async def test_the_last_use_is_written_while_running_and_at_the_end(database: Database, alice: str) -> None:
+    accounts, clock = Accounts(database), Clock()
+    callers = Callers(database, auth(), Present(), now=clock.now, flush_s=0.02)
+    start = datetime.now(UTC)
+
+    async def written() -> bool:
+        return (await accounts.keys("alice"))[0].last_used_at is not None
+
+    assert not await written()
+    async with callers.running():
+        await callers.identify(bearer(alice))
+        await until(written)
+    callers = Callers(database, auth(), Present(), now=clock.now, flush_s=3600)
+    async with callers.running():
+        clock.ahead_s = 600
+        await callers.identify(bearer(alice))
+    used = (await accounts.keys("alice"))[0].last_used_at
+    assert used is not None
+    assert used >= start + timedelta(seconds=600)
+
+
+async def test_an_earlier_use_does_not_replace_a_later_one(database: Database, alice: str) -> None:
+    clock = Clock()
+    for ahead_s in (600, 0):
+        clock.ahead_s = ahead_s
+        async with Callers(database, auth(), Present(), now=clock.now).running() as callers:
+            await callers.identify(bearer(alice))
+    used = (await Accounts(database).keys("alice"))[0].last_used_at
+    assert used is not None
+    assert used > datetime.now(UTC) + timedelta(seconds=300)
+
+
+async def test_a_use_that_cannot_be_written_is_written_later(
+    wire: Wire, remote: Database, database: Database, alice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    callers = Callers(remote, auth(), Present(), now=clock.now, flush_s=0.02)
+    async with callers.running():
+        await callers.identify(bearer(alice))
+        await wire.cut()
+        clock.ahead_s = 600
+        without_waiting(callers, alice)
+        await until(lambda: "last use of keys not written" in caplog.text)
+        await wire.mend()
+
+        async def written() -> bool:
+            used = (await Accounts(database).keys("alice"))[0].last_used_at
+            return used is not None and used > datetime.now(UTC) + timedelta(seconds=300)
+
+        await until(written)
+
+
+async def test_a_key_row_that_someone_holds_does_not_hold_up_the_others(database: Database, alice: str) -> None:
+    accounts = Accounts(database)
+    other, _ = await accounts.create_key("alice")
+    first, second = await accounts.keys("alice")
+    async with database.connection() as holder, holder.transaction():
+        await holder.execute("SELECT 1 FROM api_keys WHERE id = $1 FOR UPDATE", first.id)
+        async with Callers(database, auth(), Present()).running() as callers:
+            for key in (alice, other):
+                await callers.identify(bearer(key))
+        assert (await accounts.key(second.id)).last_used_at is not None
