@@ -1,0 +1,88 @@
+"""Usage rows for tests: made for any moment, stored as the gateway stores them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from parallama.config import UsageSettings
+from parallama.db.pool import Database
+from parallama.db.query import Query
+from parallama.exchange import IdGenerator, UsageRecord, created_at
+from parallama.ledger.recorder import Recorder
+
+COUNT = Query("count", (), "SELECT count(*) FROM usage")
+IDS = Query("ids", (), "SELECT id FROM usage ORDER BY id")
+
+_new_id = IdGenerator()
+_ALICE = uuid4()
+
+
+def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
+    """A row of alice's, made now or at `moment`, apart from `changes`."""
+    made = _new_id()
+    if moment is not None:
+        made = UUID(int=int(moment.timestamp() * 1000) << 80 | made.int & (1 << 80) - 1)
+    row = UsageRecord(
+        id=made,
+        created_at=created_at(made),
+        user_id=_ALICE,
+        username="alice",
+        key_id=None,
+        gateway="ollama",
+        operation="chat",
+        model_asked="llama3.2",
+        model="llama3.2",
+        node="node-1",
+        prompt_tokens=26,
+        output_tokens=298,
+        estimated=False,
+        ttft_ms=120.25,
+        duration_ms=1500.5,
+        status=200,
+        outcome="ok",
+        error=None,
+        streamed=True,
+        request_bytes=512,
+        response_bytes=4096,
+        context_full=None,
+        client_request_id=None,
+    )
+    return replace(row, **changes)
+
+
+async def store(database: Database, rows: Iterable[UsageRecord]) -> None:
+    """Write the rows as the gateway does."""
+    recorder = Recorder(database, UsageSettings())
+    async with recorder.running():
+        for row in rows:
+            recorder.record(row)
+    assert recorder.lost == 0
+
+
+async def count(database: Database) -> int:
+    """How many rows there are."""
+    row = await database.fetchrow(COUNT)
+    assert row is not None
+    return int(row[0])
+
+
+async def ids(database: Database) -> list[UUID]:
+    """The ids of all rows, in order."""
+    return [row[0] for row in await database.fetch(IDS)]
+
+
+async def eventually(what: Callable[[], Any]) -> Any:
+    """Poll `what` (sync or async) until it gives something true; fails after ten times what is promised."""
+    async with asyncio.timeout(10):
+        while True:
+            found = what()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
