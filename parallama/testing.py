@@ -1,0 +1,176 @@
+"""The test kit: `fake_ollama`, a node that records what it is asked and fails on cue.
+
+For authors of gateways and for our own tests. `pytest_plugins = ["parallama.testing"]` brings the fixture
+`ollama_node`. docs/testing.md is the reference. PYTEST_DONT_REWRITE (so that it may be imported before that line).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest_asyncio
+
+from parallama.simulated.faults import EVERY_BYTE, Answer, Broken, CuedResponder, Fault, perform
+from parallama.simulated.http import Headers, Request, Responder, Wire
+from parallama.simulated.models import DEFAULT_MODELS, Model
+from parallama.simulated.recordings import Framing, Recording, fragmentations, load_recording
+from parallama.simulator import Simulator
+
+__all__ = [
+    "BUSY",
+    "EVERY_BYTE",
+    "Answer",
+    "FakeOllama",
+    "Fault",
+    "Framing",
+    "Model",
+    "Recording",
+    "SeenRequest",
+    "fake_ollama",
+    "fragmentations",
+    "load_recording",
+    "ollama_node",
+]
+
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+"""What a node with a full queue says (503). The two spaces are Ollama's."""
+KEPT = 16 << 20
+"""Bytes of a request's body that are kept for the test to look at."""
+CEILING_S = 30.0
+"""How long the kit waits for what a test says will happen."""
+
+
+class SeenRequest(Request):
+    """A request that the node has had. `method`, `target`, `path` and `headers` are those of Request."""
+
+    def __init__(self, method: str, target: str, version: str, headers: Headers, wire: Wire) -> None:
+        super().__init__(method, target, version, headers, wire)
+        self._kept: list[bytes] = []
+        self.arrived = asyncio.Event()
+        """The body has been read whole."""
+        self.client_left = asyncio.Event()
+        """The peer closed, reset or half-closed before the answer was complete."""
+        self.done = asyncio.Event()
+        """The answer is complete, or was given up."""
+        if self.complete:
+            self.arrived.set()
+
+    @property
+    def body(self) -> bytes:
+        """The body so far, without its framing; of a longer one the first 16 MiB."""
+        return b"".join(self._kept)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in super().pieces():
+            if size < KEPT:
+                self._kept.append(piece)
+            size += len(piece)
+            yield piece
+        self.arrived.set()
+
+
+@dataclass(slots=True)
+class _Cue:
+    answer: Answer
+    path: str | None
+    left: int | None
+
+    def takes(self, request: Request) -> bool:
+        """Health checks send GETs; a cue without a path is not meant for them."""
+        return request.path == self.path if self.path else request.method in ("POST", "DELETE")
+
+
+class FakeOllama(Simulator):
+    """A simulated node that records every request and answers on cue. It is fast, its heads are a real Ollama's."""
+
+    def __init__(self, models: Iterable[Model | str] = DEFAULT_MODELS, **options: Any) -> None:
+        """`options`: those of Simulator."""
+        super().__init__(models, **options)
+        self.requests: list[SeenRequest] = []
+        """In the order of their heads."""
+        self._cues: list[_Cue] = []
+        self._news = asyncio.Condition()
+
+    def cue(self, answer: Answer, path: str | None = None, times: int | None = 1) -> None:
+        """Answers the next request so. Cues are used in the order in which they were given.
+
+        `path` None: the next POST or DELETE, whatever its path. `times` None: every one until `clear`.
+        """
+        self._cues.append(_Cue(answer, path, times))
+
+    def replay(self, recording: Recording, path: str | None = None) -> None:
+        """Answers the next request with the bytes of a real Ollama."""
+        self.cue(Answer.of(recording), path)
+
+    def clear(self) -> None:
+        """Forgets every cue; requests in flight keep theirs."""
+        self._cues.clear()
+
+    def seen(self, path: str) -> list[SeenRequest]:
+        """The requests for `path` so far."""
+        return [request for request in self.requests if request.path == path]
+
+    async def request_for(self, path: str, number: int = 0) -> SeenRequest:
+        """The request for `path` with this number (0: the first), once it has arrived.
+
+        Raises TimeoutError after 30 s.
+        """
+        async with asyncio.timeout(CEILING_S):
+            async with self._news:
+                await self._news.wait_for(lambda: len(self.seen(path)) > number)
+            found = self.seen(path)[number]
+            await found.arrived.wait()
+        return found
+
+    def request(self, method: str, target: str, version: str, headers: Headers, of: Wire) -> SeenRequest:
+        return SeenRequest(method, target, version, headers, of)
+
+    def responder(self, request: Request, of: Wire) -> CuedResponder:
+        return CuedResponder(request, of, self.marks)
+
+    async def answer(self, request: Request, responder: Responder) -> None:
+        assert isinstance(request, SeenRequest)
+        assert isinstance(responder, CuedResponder)
+        self.requests.append(request)
+        try:
+            async with self._news:
+                self._news.notify_all()
+            responder.cue = self._next_cue(request)
+            if not await perform(responder):
+                await super().answer(request, responder)
+        except Broken:
+            pass
+        except (asyncio.CancelledError, ConnectionError):
+            if responder.wire.left:
+                request.client_left.set()
+            raise
+        finally:
+            request.done.set()
+
+    def _next_cue(self, request: Request) -> Answer:
+        cue = next((cue for cue in self._cues if cue.takes(request)), None)
+        if cue is None:
+            return Answer()
+        if cue.left is not None:
+            cue.left -= 1
+            self._cues = [cue for cue in self._cues if cue.left != 0]
+        return cue.answer
+
+
+@asynccontextmanager
+async def fake_ollama(models: Iterable[Model | str] = DEFAULT_MODELS, **options: Any) -> AsyncIterator[FakeOllama]:
+    """A node on a free port of 127.0.0.1 for the length of the block; `options` are those of Simulator."""
+    async with FakeOllama(models, **options) as node:
+        yield node
+
+
+@pytest_asyncio.fixture
+async def ollama_node() -> AsyncIterator[FakeOllama]:
+    """A node with the default models."""
+    async with fake_ollama() as node:
+        yield node
