@@ -1,0 +1,165 @@
+"""What the server says of itself: discovery, status, liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from parallama import __version__
+from parallama.db.notify import Listener
+from parallama.db.pool import Database
+from parallama.errors import NotAllowed
+from parallama.gateway.api import Gateway
+from parallama.identity.callers import Callers
+from parallama.ledger.recorder import Recorder
+from parallama.metrics import Metrics
+from parallama.nodes.pool import Pool
+from parallama.traffic import WINDOW_S, Traffic
+
+Handler = Callable[[web.Request], Any]
+
+LIVENESS = "Ollama is running"
+"""What Ollama's clients look for at the root."""
+
+
+class Readiness:
+    """Whether this process takes work: the database answers and nobody has asked it to stop."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.draining = False
+
+    def reasons(self) -> list[str]:
+        """Why it is not ready; empty when it is."""
+        reasons = ["draining"] if self.draining else []
+        return reasons if self._listener.lost_since is None else [*reasons, "database"]
+
+
+def families(gateways: Iterable[Gateway]) -> dict[str, list[Gateway]]:
+    """The gateways by family name, in order."""
+    found: dict[str, list[Gateway]] = {}
+    for gateway in gateways:
+        found.setdefault(gateway.name, []).append(gateway)
+    return found
+
+
+def discovery(gateways: Sequence[Gateway]) -> Handler:
+    """`GET /`: what there is; Ollama's liveness text for `HEAD` and for those who ask for plain text."""
+    described = {name: _describe(members) for name, members in families(gateways).items()}
+    document = {"name": "parallama", "version": __version__, "gateways": described}
+
+    async def discovery(request: web.Request) -> web.Response:
+        if request.method == "HEAD" or request.headers.get("Accept", "").startswith("text/plain"):
+            return await liveness(request)
+        return web.json_response(document)
+
+    return discovery
+
+
+async def liveness(_request: web.Request) -> web.Response:
+    """Ollama's liveness text."""
+    return web.Response(text=LIVENESS)
+
+
+def _describe(members: Sequence[Gateway]) -> dict[str, Any]:
+    routes = [(gateway.paths[0], route) for gateway in members for route in gateway.routes()]
+    uses = dict.fromkeys(route.use.value for _, route in routes)
+    endpoints = dict.fromkeys(
+        f"{route.method} {mount}{route.path}" for mount, route in routes if not route.path.endswith("/")
+    )
+    return {
+        "base_path": os.path.commonpath([gateway.paths[0] for gateway in members]),
+        "status": "active",
+        "features": list(uses),
+        "endpoints": list(endpoints),
+        "model_mappings": {},
+    }
+
+
+def status(gateways: Sequence[Gateway], pool: Pool, traffic: Traffic) -> Handler:
+    """`GET /status`: each gateway's state, latency and request rate over the last minute."""
+    names = list(families(gateways))
+
+    async def status(_request: web.Request) -> web.Response:
+        now = time.monotonic()
+        state, probe_s = _node_state(pool)
+        report = {
+            name: {
+                "status": state,
+                "latency_ms": _ms(_or(traffic.latency_s(name, now), probe_s)),
+                "requests_per_second": round(traffic.requests_per_second(name, now), 3),
+            }
+            for name in names
+        }
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return web.json_response({"timestamp": stamp, "window_s": WINDOW_S, "gateways": report})
+
+    return status
+
+
+def _node_state(pool: Pool) -> tuple[str, float | None]:
+    """operational, degraded or down, and the fastest node's probe in seconds."""
+    up = [node.health for node in pool.nodes if node.health.up]
+    probes = [health.latency_s for health in up if health.latency_s is not None]
+    state = "down" if not up else "operational" if len(up) == len(pool.nodes) else "degraded"
+    return state, min(probes, default=None)
+
+
+def _or(first: float | None, second: float | None) -> float | None:
+    return second if first is None else first
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """`GET /healthz`: the process runs and answers."""
+    return web.json_response({"status": "ok"})
+
+
+def readyz(readiness: Readiness) -> Handler:
+    """`GET /readyz`: 200, or 503 while draining or while the database does not answer."""
+
+    async def readyz(_request: web.Request) -> web.Response:
+        if reasons := readiness.reasons():
+            body: Mapping[str, object] = {"status": "not ready", "reasons": reasons}
+            return web.json_response(body, status=503, headers={"Retry-After": "2"})
+        return web.json_response({"status": "ready"})
+
+    return readyz
+
+
+def metrics(instruments: Metrics, recorder: Recorder, database: Database, listener: Listener) -> Handler:
+    """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        instruments.records_pending.set(recorder.pending)
+        instruments.records_lost.set(recorder.lost)
+        instruments.database_up.set(listener.lost_since is None)
+        size, idle = database.size()
+        instruments.database_connections.labels("busy").set(size - idle)
+        instruments.database_connections.labels("idle").set(idle)
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(instruments.registry), headers={"Content-Type": content_type})
+
+    return metrics
+
+
+def guarded(handler: Handler, permission: str, callers: Callers) -> Handler:
+    """`handler` for callers who hold `permission` only."""
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        caller = await callers.identify(request.headers)
+        if not caller.may(permission):
+            raise NotAllowed(f"you need the permission {permission}")
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    return guarded

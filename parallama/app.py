@@ -1,0 +1,106 @@
+"""Every object made, every route mounted. Read this first.
+
+Nothing here does I/O: what has something to start offers `running()`, which the application enters in order when it
+starts and leaves in reverse when it stops.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+from aiohttp import web
+
+from parallama.admin import state
+from parallama.config import Settings
+from parallama.db.notify import Listener
+from parallama.db.pool import Database
+from parallama.exchange import IdGenerator
+from parallama.gateway.plugins import Plugins, make_gateways
+from parallama.identity.callers import Callers
+from parallama.ledger.recorder import Recorder
+from parallama.metrics import Metrics
+from parallama.nodes.pool import Pool
+from parallama.proxy.middlewares import (
+    account,
+    answer_edges,
+    answer_errors,
+    authenticate,
+    identify,
+    put_headers,
+    screen,
+)
+from parallama.proxy.mounts import mount
+from parallama.proxy.relay import Relay
+from parallama.traffic import Traffic
+
+READINESS = web.AppKey("readiness", state.Readiness)
+POOL = web.AppKey("pool", Pool)
+RECORDER = web.AppKey("recorder", Recorder)
+
+_log = logging.getLogger("parallama.gateway")
+
+
+def build_app(settings: Settings, database_url: str) -> web.Application:
+    """The gateway on a database whose schema is current. Raises ConfigError for options that no gateway takes."""
+    metrics = Metrics()
+    traffic = Traffic()
+    database = Database(database_url, settings.database)
+    listener = Listener(
+        database_url,
+        on_change=lambda kind, changed: callers.on_change(kind, changed),
+        on_reset=lambda: callers.on_reset(),
+    )
+    callers = Callers(database, settings.auth, listener)
+    recorder = Recorder(database, settings.usage)
+    pool = Pool(settings.nodes, metrics)
+    relay = Relay(pool, settings, metrics)
+    plugins = Plugins.load()
+    gateways = make_gateways(plugins.classes(), settings.gateways)
+    for problem in plugins.problems:
+        _log.error("plugin not used", extra={"fields": {"problem": problem}})
+
+    app = web.Application(middlewares=[identify(IdGenerator()), answer_edges])
+    app.on_response_prepare.append(put_headers)
+    app[READINESS] = readiness = state.Readiness(listener)
+    app[POOL], app[RECORDER] = pool, recorder
+    for part in (database, listener, callers, recorder, pool):
+        app.cleanup_ctx.append(_entered(part.running))
+
+    for gateway in gateways:
+        around = [
+            account(gateway, recorder, metrics, traffic, pool.catalog.exists),
+            answer_errors(gateway),
+            authenticate(callers),
+            screen(recorder),
+        ]
+        for path, below in mount(gateway, relay, around):
+            app.add_subapp(path, below)
+
+    asks = state.guarded
+    app.add_routes(
+        [
+            web.get("/", state.discovery(gateways)),
+            web.get("/ollama", state.liveness),
+            web.get("/ollama/", state.liveness),
+            web.get("/healthz", state.healthz),
+            web.get("/readyz", state.readyz(readiness)),
+            web.get("/status", asks(state.status(gateways, pool, traffic), "view_metrics", callers)),
+            web.get(
+                "/metrics",
+                asks(state.metrics(metrics, recorder, database, listener), "view_metrics", callers),
+            ),
+        ]
+    )
+    return app
+
+
+def _entered(
+    running: Callable[[], AbstractAsyncContextManager[object]],
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        async with running():
+            yield
+
+    return context

@@ -1,0 +1,99 @@
+"""What the nodes have, as last heard: the sync view of models that codecs and the model rules look at.
+
+Filled by the health checks from `/api/tags` and `/api/ps`; it asks nobody itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model on disk."""
+
+    name: str
+    digest: str
+    capabilities: frozenset[str]
+    remote: bool
+    """Its answers come from another host (a stub of a cloud model)."""
+
+
+def canonical(name: str) -> str:
+    """The form under which Ollama looks a name up: trimmed, lower-case, default host and namespace left out, with a
+    tag (reference: types/model/name.go of Ollama)."""
+    name = name.strip().lower().removesuffix(":local")
+    for prefix in ("registry.ollama.ai/library/", "registry.ollama.ai/", "library/"):
+        if name.startswith(prefix):
+            name = name.removeprefix(prefix)
+            break
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def leaves_node(name: str) -> bool:
+    """Whether Ollama forwards this name to its cloud: `:cloud`, or any name that ends in `-cloud`."""
+    return name.strip().casefold().removesuffix(":local").endswith((":cloud", "-cloud"))
+
+
+class Catalog:
+    """The models of the node."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+        self._contexts: dict[str, int] = {}
+        self.heard = False
+        """Whether the node has told its models at least once."""
+
+    def fill(self, tags: Mapping[str, Any], ps: Mapping[str, Any]) -> None:
+        """Take over the answers of `/api/tags` and `/api/ps`."""
+        models = [_model(entry) for entry in _entries(tags)]
+        self._models = {canonical(model.name): model for model in models}
+        by_digest = {
+            str(entry.get("digest")): entry["context_length"]
+            for entry in _entries(ps)
+            if isinstance(entry.get("context_length"), int)
+        }
+        # ps names only the first of several names of one file
+        self._contexts = {
+            name: by_digest[model.digest] for name, model in self._models.items() if model.digest in by_digest
+        }
+        self.heard = True
+
+    def exists(self, name: str) -> bool:
+        """Whether the node has a model of that name."""
+        return canonical(name) in self._models
+
+    def capabilities(self, name: str) -> frozenset[str]:
+        """Such as `completion` or `embedding`; empty when unknown."""
+        model = self._models.get(canonical(name))
+        return model.capabilities if model else frozenset()
+
+    def context(self, name: str) -> int | None:
+        """Tokens of context with which the model is loaded; None when it is not, or unknown."""
+        return self._contexts.get(canonical(name))
+
+    def remote(self, name: str) -> bool:
+        """Whether the model is a stub whose answers come from another host."""
+        model = self._models.get(canonical(name))
+        return model is not None and model.remote
+
+    def names(self) -> list[str]:
+        """Every model, newest first."""
+        return [model.name for model in self._models.values()]
+
+
+def _entries(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    found = document.get("models")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _model(entry: Mapping[str, Any]) -> Model:
+    capabilities = entry.get("capabilities")
+    return Model(
+        name=str(entry.get("name", "")),
+        digest=str(entry.get("digest", "")),
+        capabilities=frozenset(map(str, capabilities)) if isinstance(capabilities, list) else frozenset(),
+        remote=bool(entry.get("remote_host") or entry.get("remote_model")),
+    )

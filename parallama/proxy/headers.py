@@ -1,0 +1,43 @@
+"""Which headers pass: an allow-list towards the node, everything end-to-end back to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+HOP_BY_HOP = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+    )
+)
+"""RFC 9110 section 7.6.1; each connection has its own."""
+
+# set by a node's own CORS rules, which know nothing of ours
+_NODE_ONLY = ("access-control-",)
+
+
+def _named_by_connection(values: Iterable[str]) -> set[str]:
+    return {name.strip().lower() for value in values for name in value.split(",")}
+
+
+def for_node(headers: CIMultiDictProxy[str], allowed: Iterable[str]) -> dict[str, str]:
+    """The client's headers that reach a node: those of the allow-list, unless `Connection` names them."""
+    named = _named_by_connection(headers.getall("Connection", ()))
+    return {name: headers[name] for name in allowed if name in headers and name.lower() not in named}
+
+
+def for_client(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    """The node's headers that reach the client, in their order and spelling."""
+    kept = [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
+    named = _named_by_connection(value for name, value in headers if name.lower() == "connection")
+    return CIMultiDict(
+        (name, value) for name, value in kept if name.lower() not in named and not name.lower().startswith(_NODE_ONLY)
+    )
+
+
+def client_request_id(headers: Mapping[str, str]) -> str | None:
+    """The client's own X-Request-ID, if it is printable ASCII and of at most 128 characters."""
+    given = headers.get("X-Request-ID")
+    return given if given and len(given) <= 128 and given.isascii() and given.isprintable() else None

@@ -1,0 +1,212 @@
+"""What surrounds every gateway exchange, outermost first: account, answer_errors, authenticate, screen.
+
+`account` is the outermost because the row of an exchange needs what the error's answer turned out to be. The root
+application has `identify` and, for paths that no gateway owns, `answer_edges`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_async.aio import track_inprogress
+
+from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
+from parallama.exchange import Exchange, IdGenerator, Outcome
+from parallama.gateway.api import Gateway
+from parallama.identity.callers import Callers
+from parallama.ledger.recorder import Recorder
+from parallama.metrics import Metrics
+from parallama.proxy.headers import client_request_id
+from parallama.proxy.keys import CLIENT_REQUEST_ID, EXCHANGE, REQUEST_ID
+from parallama.traffic import Traffic
+
+_api = logging.getLogger("parallama.api")
+_error = logging.getLogger("parallama.error")
+
+_CLIENT_LEFT = 499
+"""Nobody reads it; the row's status (as nginx and Ollama have it)."""
+
+
+def identify(ids: IdGenerator) -> Middleware:
+    """Give every request its id, and keep the client's own beside it."""
+
+    @web.middleware
+    async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[REQUEST_ID] = str(ids())
+        if theirs := client_request_id(request.headers):
+            request[CLIENT_REQUEST_ID] = theirs
+        return await handler(request)
+
+    return identify
+
+
+async def put_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """An aiohttp `on_response_prepare` signal: our ids, no server name, and the end of a connection whose request
+    body was not read."""
+    headers = response.headers
+    headers.pop("Server", None)
+    if request_id := request.get(REQUEST_ID):
+        headers["x-request-id"] = request_id
+    if theirs := request.get(CLIENT_REQUEST_ID):
+        headers["x-client-request-id"] = theirs
+    if not request.content.at_eof():
+        response.force_close()
+        headers["Connection"] = "close"
+
+
+def account(
+    gateway: Gateway, recorder: Recorder, metrics: Metrics, traffic: Traffic, known: Callable[[str], bool]
+) -> Middleware:
+    """Open the Exchange; whatever happens, count it, log it, and record it if its caller is known.
+
+    `known` tells whether a node has a model of that name.
+    """
+
+    @web.middleware
+    @track_inprogress(metrics.in_flight.labels(gateway.name))
+    async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[EXCHANGE] = exchange = Exchange(
+            id=UUID(request[REQUEST_ID]),
+            client_request_id=request.get(CLIENT_REQUEST_ID),
+            gateway=gateway.name,
+        )
+        try:
+            return await handler(request)
+        except ClientLeft:
+            _cancelled(exchange)
+            return web.Response(status=_CLIENT_LEFT)
+        except asyncio.CancelledError:
+            _cancelled(exchange)
+            raise
+        finally:
+            now = time.monotonic()
+            if exchange.caller is not None:
+                recorder.record(exchange.record(now))
+            metrics.end(exchange, now - exchange.started, known)
+            traffic.count(exchange.gateway, now, exchange.first_byte_s)
+            _api.info("request", extra={"fields": _line(request, exchange, now)})
+
+    return account
+
+
+def _cancelled(exchange: Exchange) -> None:
+    exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, "client_left"
+
+
+def _line(request: web.Request, exchange: Exchange, now: float) -> dict[str, object]:
+    caller, usage, first_byte_s = exchange.caller, exchange.usage, exchange.first_byte_s
+    return {
+        "request_id": request[REQUEST_ID],
+        "client_request_id": exchange.client_request_id,
+        "remote": request.remote,
+        "method": request.method,
+        "path": request.path,
+        "user": caller.username if caller else None,
+        "key_id": str(caller.key_id) if caller and caller.key_id else None,
+        "gateway": exchange.gateway,
+        "operation": exchange.operation,
+        "model": exchange.model_asked,
+        "node": exchange.node,
+        "status": exchange.status,
+        "outcome": exchange.outcome.value,
+        "error": exchange.error,
+        "streamed": exchange.streamed,
+        "prompt_tokens": usage.prompt_tokens,
+        "output_tokens": usage.output_tokens,
+        "ttft_ms": None if first_byte_s is None else round(first_byte_s * 1000, 3),
+        "duration_ms": round((now - exchange.started) * 1000, 3),
+    }
+
+
+def answer_errors(gateway: Gateway) -> Middleware:
+    """Turn an ApiError into the dialect's answer, and a bug into a 500 that names only the id."""
+
+    @web.middleware
+    async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            failure = error
+        except web.HTTPException as error:
+            failure = _routing_error(request, error)
+        except (ClientLeft, asyncio.CancelledError):
+            raise
+        except Exception:  # noqa: BLE001 - the outer edge: logged whole by bug()
+            failure = bug(request)
+        exchange = request[EXCHANGE]
+        exchange.status, exchange.error = failure.status, failure.code
+        exchange.outcome = Outcome.REFUSED if failure.status < 500 else Outcome.FAILED
+        reply = gateway.render_error(failure)
+        if request.method != "HEAD":
+            exchange.response_bytes += len(reply.body)
+        headers = {**reply.headers, **_headers(failure)}
+        return web.Response(status=reply.status, headers=headers, body=reply.body)
+
+    return answer_errors
+
+
+@web.middleware
+async def answer_edges(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors on paths that no gateway owns: `{"error": {"code", "message"}}`."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        failure = error
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        failure = _routing_error(request, error)
+    except Exception:  # noqa: BLE001 - the outer edge
+        failure = bug(request)
+    document = {"error": {"code": failure.code, "message": str(failure)}}
+    return web.json_response(document, status=failure.status, headers=_headers(failure))
+
+
+def bug(request: web.Request) -> ApiError:
+    """Log the exception in hand whole; what the client may know of it."""
+    _error.exception("bug", extra={"fields": {"request_id": request[REQUEST_ID], "path": request.path}})
+    return ApiError(f"internal error; request id {request[REQUEST_ID]}")
+
+
+def _routing_error(request: web.Request, error: web.HTTPException) -> ApiError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return NotAllowedMethod(f"{request.method} is not allowed on {request.path}", allowed=error.allowed_methods)
+    return NotFound(f"there is nothing at {request.path}")
+
+
+def _headers(error: ApiError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, NotAllowedMethod):
+        headers["Allow"] = ", ".join(error.allowed)
+    return headers
+
+
+def authenticate(callers: Callers) -> Middleware:
+    """Find out who is asking. Raises NotAuthenticated, or Unavailable when that cannot be known now."""
+
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[EXCHANGE].caller = await callers.identify(request.headers)
+        return await handler(request)
+
+    return authenticate
+
+
+def screen(recorder: Recorder) -> Middleware:
+    """Refuse before a body is read what could not be recorded."""
+
+    @web.middleware
+    async def screen(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if recorder.full:
+            raise Unavailable("usage cannot be recorded now: the database does not answer")
+        return await handler(request)
+
+    return screen

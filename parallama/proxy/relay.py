@@ -1,0 +1,193 @@
+"""One exchange from its body to the last byte: read, opened, judged, sent to a node, piped back.
+
+It prepares and writes every gateway answer itself. Errors before the head has gone out are raised, for the dialect to
+render; later ones are told in-stream, or by closing the connection short.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, Mapping
+
+import orjson
+from aiohttp import web
+
+from parallama.config import Settings
+from parallama.errors import ApiError, ClientLeft, TimedOut, UpstreamFailed
+from parallama.exchange import Caller, Exchange, Outcome
+from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
+from parallama.metrics import Metrics
+from parallama.nodes.pool import Lease, Pool
+from parallama.proxy.answer import Answer
+from parallama.proxy.body import InboundBody
+from parallama.proxy.headers import for_node
+from parallama.proxy.keys import EXCHANGE
+from parallama.proxy.resolve import admit, judge
+
+_log = logging.getLogger("parallama.gateway")
+
+SIMULATED = "x-parallama-simulated"
+"""The simulator's mark on its answers; kept in every dialect."""
+
+
+class Relay:
+    """Makes the handlers of a gateway's routes."""
+
+    def __init__(self, pool: Pool, settings: Settings, metrics: Metrics) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._metrics = metrics
+
+    async def handle(self, request: web.Request, gateway: Gateway, route: Route, mount: str) -> web.StreamResponse:
+        """Carry one exchange through. Raises ApiError before the head has gone out, ClientLeft at any time."""
+        exchange = request[EXCHANGE]
+        exchange.operation = route.use.value
+        caller = exchange.caller
+        assert isinstance(caller, Caller)
+        admit(caller, gateway, route)
+        body = InboundBody(request, exchange, self._settings.relay.body_s)
+        raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
+        codec = route.open(self._inbound(request, mount, raw))
+        await self._judge(exchange, codec)
+        answer = Answer(request, exchange, self._settings.relay.hold_kb * 1024)
+        try:
+            await self._converse(request, gateway, codec, answer, body if route.body is Body.STREAM else None)
+        except ApiError as error:
+            if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
+                self._metrics.node_errors.labels(exchange.node, error.code).inc()
+                _log.warning("node failed", extra={"fields": _fields(exchange, error)})
+            if not answer.committed:
+                raise
+            await self._fail(exchange, codec, answer, error)
+        finally:
+            exchange.usage = codec.usage
+            exchange.context_full = codec.context_full
+        if route.use is Use.MANAGE:
+            self._pool.changed()
+        return answer.response
+
+    def _inbound(self, request: web.Request, mount: str, raw: bytes) -> Inbound:
+        return Inbound(
+            method=request.method,
+            mount=mount,
+            path=request.path.removeprefix(mount),
+            params=request.match_info,
+            query=request.query,
+            headers=request.headers,
+            raw=raw,
+            models=self._pool.catalog,
+        )
+
+    async def _judge(self, exchange: Exchange, codec: Codec) -> None:
+        exchange.model_asked = next((outbound.model for outbound in codec.outbounds if outbound.model), None)
+        if exchange.model_asked:
+            await self._pool.heard()
+        judge(codec.outbounds, self._pool.catalog, self._settings.models)
+
+    async def _converse(
+        self, request: web.Request, gateway: Gateway, codec: Codec, answer: Answer, stream: InboundBody | None
+    ) -> None:
+        """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
+        exchange = request[EXCHANGE]
+        head = codec.reply
+        if codec.outbounds:
+            async with self._pool.lease() as lease:
+                exchange.node, exchange.model = lease.node.name, exchange.model_asked
+                for outbound in codec.outbounds:
+                    head = await self._ask(request, gateway, codec, answer, lease, outbound, stream)
+                last = codec.finish()
+        else:
+            answer.begin(head, self._extra(exchange, gateway, head), streams=False)
+            last = codec.finish()
+        _settle(exchange, codec, head)
+        await answer.write(last)
+        await answer.end()
+
+    async def _ask(
+        self,
+        request: web.Request,
+        gateway: Gateway,
+        codec: Codec,
+        answer: Answer,
+        lease: Lease,
+        outbound: Outbound,
+        stream: InboundBody | None,
+    ) -> Head:
+        headers = for_node(request.headers, self._settings.relay.forward_headers)
+        content, waits = _content(outbound, stream, headers)
+        async with lease.node.upstream.send(
+            outbound.method, outbound.path, headers, content, await_continue=waits
+        ) as reply:
+            head = codec.begin(reply.head)
+            if not answer.committed:
+                exchange = request[EXCHANGE]
+                answer.begin(head, self._extra(exchange, gateway, reply.head), streams=codec.streams)
+            async for chunk in reply.chunks():
+                await answer.write(codec.feed(chunk))
+        return head
+
+    def _extra(self, exchange: Exchange, gateway: Gateway, node_head: Head) -> dict[str, str]:
+        facts = ReplyFacts(request_id=str(exchange.id), node=exchange.node, model=exchange.model)
+        extra = dict(gateway.headers(facts))
+        if exchange.node:
+            extra["x-parallama-node"] = exchange.node
+        if exchange.model:
+            extra["x-parallama-model"] = exchange.model
+        if mark := node_head.header(SIMULATED):
+            extra[SIMULATED] = mark
+        return extra
+
+    async def _fail(self, exchange: Exchange, codec: Codec, answer: Answer, error: ApiError) -> None:
+        """The head is out: say it in the stream, or else leave the body visibly unfinished."""
+        exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
+        last = codec.fail(error) if codec.streams else b""
+        if not last:
+            answer.abort()
+            return
+        await answer.write(last)
+        await answer.end()
+
+
+def _content(
+    outbound: Outbound, stream: InboundBody | None, headers: dict[str, str]
+) -> tuple[bytes | AsyncIterable[bytes] | None, bool]:
+    """The node's request body, with the headers that frame it, and whether the node is to ask for it first."""
+    if stream is not None:
+        if stream.length is not None:
+            headers["Content-Length"] = str(stream.length)
+        return stream, stream.awaits_continue
+    if outbound.raw is not None:
+        return outbound.raw, False
+    if outbound.body is not None:
+        headers["Content-Type"] = "application/json"
+        return orjson.dumps(outbound.body), False
+    return None, False
+
+
+def _settle(exchange: Exchange, codec: Codec, head: Head) -> None:
+    """How the exchange ended, now that the node has said all it had to say."""
+    exchange.status = head.status
+    if codec.failed is not None:
+        exchange.status, exchange.outcome, exchange.error = (
+            codec.failed.status,
+            Outcome.FAILED,
+            codec.failed.code,
+        )
+    elif head.status < 400:
+        exchange.outcome, exchange.error = Outcome.OK, None
+    else:
+        exchange.outcome = Outcome.REFUSED if head.status < 500 else Outcome.FAILED
+        exchange.error = "node_error"
+
+
+def _fields(exchange: Exchange, error: ApiError) -> Mapping[str, object]:
+    return {
+        "request_id": str(exchange.id),
+        "node": exchange.node,
+        "code": error.code,
+        "reason": str(error),
+        "cause": type(error.__cause__).__name__ if error.__cause__ else None,
+    }
+
+
+__all__ = ["SIMULATED", "ClientLeft", "Relay"]

@@ -1,0 +1,33 @@
+"""The core's say over a request before it goes to a node: permission, and names that would leave the node.
+
+Codecs see only the name that the client wrote; whoever asks is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from parallama.config import ModelsSettings
+from parallama.errors import NotAllowed
+from parallama.exchange import Caller
+from parallama.gateway.api import Gateway, Outbound, Route, Use
+from parallama.nodes.catalog import Catalog, leaves_node
+
+
+def admit(caller: Caller, gateway: Gateway, route: Route) -> None:
+    """Raise NotAllowed, naming the permission, when the caller may not use this route. Needs no body."""
+    permission = f"use_{gateway.name}"
+    if not caller.may(permission):
+        raise NotAllowed(f"you need the permission {permission}")
+    if route.use is Use.MANAGE and not caller.may("manage_models"):
+        raise NotAllowed("you need the permission manage_models")
+
+
+def judge(outbounds: Iterable[Outbound], catalog: Catalog, settings: ModelsSettings) -> None:
+    """Raise NotAllowed for a request that a node would send on to another host, unless the settings allow that."""
+    if settings.allow_cloud:
+        return
+    for outbound in outbounds:
+        names = [name for name in (outbound.model, *outbound.names) if name]
+        if outbound.leaves_node or any(leaves_node(name) or catalog.remote(name) for name in names):
+            raise NotAllowed("this request would leave the node for a cloud, which models.allow_cloud does not allow")

@@ -1,0 +1,110 @@
+"""A gateway on a real socket, a real database and a fake node, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from parallama.app import POOL, RECORDER, build_app
+from parallama.config import DatabaseSettings, Settings
+from parallama.db.pool import Database
+from parallama.identity.accounts import Accounts
+from parallama.server import make_runner
+
+CEILING_S = 30.0
+"""Ten times and more of what is promised: only a hang reaches it."""
+
+
+async def eventually(what: Callable[[], Any]) -> Any:
+    """Poll `what` (sync or async) until it gives something true; fails at the ceiling."""
+    async with asyncio.timeout(CEILING_S):
+        while True:
+            found = what()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class RunningGateway:
+    """One process's gateway under test."""
+
+    app: web.Application
+    url: str
+    port: int
+    database: Database
+    key: str
+    """Of the user `alice`."""
+    admin_key: str
+    """Of the admin `root`."""
+    http: aiohttp.ClientSession
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    @property
+    def admin_auth(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.admin_key}"}
+
+    async def rows(self, count: int) -> list[dict[str, Any]]:
+        """The usage rows once there are `count` of them, oldest first; more are a failure of the test that counts."""
+        await eventually(lambda: self.app[RECORDER].pending == 0)
+        async with self.database.connection() as one:
+
+            async def enough() -> list[Any] | None:
+                found = await one.fetch("SELECT * FROM usage ORDER BY id")
+                return found if len(found) >= count else None
+
+            found = await eventually(enough) if count else await one.fetch("SELECT * FROM usage")
+        return [dict(row) for row in found]
+
+    async def row(self) -> dict[str, Any]:
+        """The one usage row that there is."""
+        found = await self.rows(1)
+        assert len(found) == 1, found
+        return found[0]
+
+    async def raw(self, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare connection on which `sent` has been written."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(sent)
+        await writer.drain()
+        return reader, writer
+
+
+@asynccontextmanager
+async def running_gateway(
+    database_url: str, node_url: str, settings: dict[str, Any] | None = None
+) -> AsyncIterator[RunningGateway]:
+    """The gateway in front of the node at `node_url`, with a user and an admin who have keys."""
+    chosen = Settings.model_validate({"nodes": [{"name": "node-1", "url": node_url}], **(settings or {})})
+    app = build_app(chosen, database_url)
+    runner = make_runner(app, chosen)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    async with (
+        Database(database_url, DatabaseSettings()).running() as database,
+        aiohttp.ClientSession(auto_decompress=False) as http,
+    ):
+        accounts = Accounts(database)
+        await accounts.create_user("alice")
+        await accounts.create_user("root", admin=True)
+        key, _ = await accounts.create_key("alice", "", None)
+        admin_key, _ = await accounts.create_key("root", "", None)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listening).start()
+            await eventually(lambda: app[POOL].nodes[0].health.up is not None)
+            yield RunningGateway(app, f"http://127.0.0.1:{port}", port, database, key, admin_key, http)
+        finally:
+            await runner.cleanup()
