@@ -1,0 +1,147 @@
+"""`parallama quickstart`: everything on this machine at once. What `make run` runs.
+
+A private database, its schema, on the first run an admin with a key, and a node: the Ollama that answers, or else the
+built-in simulator.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parallama import __version__
+from parallama.cli.context import Context, database_url, load_context
+from parallama.cli.serve import run_server, server_options
+
+if TYPE_CHECKING:
+    from parallama.config import NodeSettings, Settings
+
+ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNode:
+    """The node of this start."""
+
+    settings: NodeSettings
+    line: str
+    """What to say about it."""
+    model: str | None
+    """One that can answer a prompt."""
+
+
+@click.command()
+@server_options
+def quickstart(config: Path | None, data: Path | None, host: str | None, port: int | None) -> None:
+    """Run the gateway with a database of its own, a first key, and a simulated node where no Ollama answers."""
+    from parallama.server import bind
+
+    ctx = load_context(config, data, {"server.host": host, "server.port": port})
+    server = ctx.settings.server
+    run_server(ctx, lambda: bind(server.host, server.port, "make run ARGS='--port N'"), _quickstart)
+
+
+async def _quickstart(ctx: Context, listening: socket.socket) -> None:
+    from parallama.db.embedded import only_server
+    from parallama.db.migrate import migrate
+    from parallama.server import run, url_of
+
+    with only_server(ctx.state):
+        async with database_url(ctx) as url, _node(ctx.settings) as node:
+            await migrate(url)
+            _say(f"Parallama {__version__}", f"  state    {ctx.state}", f"  node     {node.line}")
+            _say(f"  gateway  {url_of(listening)}", "")
+            key = await _first_key(ctx.settings, url)
+            _say(*_welcome(url_of(listening), key, node.model))
+            settings = ctx.settings.model_copy(update={"nodes": (node.settings,)})
+            await run(settings, url, listening, ctx.state)
+
+
+def _say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)
+
+
+async def _first_key(settings: Settings, url: str) -> str | None:
+    """The key of the first admin, made where no key has ever been; None on later runs."""
+    from parallama.db.pool import Database
+    from parallama.identity.accounts import Accounts
+
+    async with Database(url, settings.database).running() as database:
+        accounts = Accounts(database)
+        if await accounts.users():
+            return None
+        await accounts.create_user(ADMIN, "admin", admin=True)
+        key, _ = await accounts.create_key(ADMIN, "made by quickstart", None)
+        return key
+
+
+def _welcome(url: str, key: str | None, model: str | None) -> list[str]:
+    lines = [f"The API key of user {ADMIN}, shown only this once:", "", key, ""] if key else []
+    if key is None:
+        lines = [f"Users and keys are kept. A new key: parallama key generate {ADMIN}", ""]
+    shown = key or "$PARALLAMA_KEY"
+    if model is None:
+        return [*lines, "The node has no model yet. Pull one (as admin):", "", _curl_pull(url, shown), ""]
+    return [*lines, "Try it:", "", _curl(url, shown, model), "", _client(url, shown, model), ""]
+
+
+def _curl(url: str, key: str, model: str) -> str:
+    body = f'{{"model": "{model}", "prompt": "Why is the sky blue?"}}'
+    return f"curl {url}/api/generate -H \"Authorization: Bearer {key}\" -d '{body}'"
+
+
+def _curl_pull(url: str, key: str) -> str:
+    return f'curl {url}/api/pull -H "Authorization: Bearer {key}" -d \'{{"model": "llama3.2:1b"}}\''
+
+
+def _client(url: str, key: str, model: str) -> str:
+    code = f"import ollama; print(ollama.generate('{model}', 'Why is the sky blue?').response)"
+    return (
+        f'{sys.executable} -m pip install -q ollama && OLLAMA_HOST={url} OLLAMA_API_KEY="{key}" '
+        f'{sys.executable} -c "{code}"'
+    )
+
+
+@asynccontextmanager
+async def _node(settings: Settings) -> AsyncIterator[FoundNode]:
+    """The configured node, else the Ollama of OLLAMA_HOST or localhost, else the simulator, for the block."""
+    from parallama.config import NodeSettings, ollama_host
+    from parallama.config import Settings as Defaults
+    from parallama.simulator import Simulator
+
+    given = settings.nodes[0]
+    configured = settings.nodes != Defaults().nodes
+    node = (
+        given if configured else given.model_copy(update={"url": ollama_host(os.environ.get("OLLAMA_HOST"))})
+    )
+    found = await _look(node)
+    if found is not None or configured:
+        yield found or FoundNode(node, f"{node.url} (configured; does not answer now)", None)
+        return
+    async with Simulator(mark=True, tokens_per_s=30) as simulator:
+        standin = await _look(NodeSettings(name="simulator", url=simulator.url))
+        assert standin is not None
+        line = f"the built-in simulator: no Ollama answers at {node.url}"
+        yield FoundNode(standin.settings, line, standin.model)
+
+
+async def _look(node: NodeSettings) -> FoundNode | None:
+    """Ask a node for its models; None when it does not answer."""
+    from parallama.metrics import Metrics
+    from parallama.nodes.pool import Node
+
+    found = Node(node, Metrics())
+    async with found.upstream.running():
+        if not await found.health.check():
+            return None
+    names = found.catalog.names()
+    able = [name for name in names if "completion" in found.catalog.capabilities(name)]
+    return FoundNode(node, f"{node.url} ({len(names)} models)", next(iter(able or names), None))
