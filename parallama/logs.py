@@ -106,8 +106,8 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
     handlers = list(_handlers(settings, JsonFormatter(Masker(secrets))))
     # unbounded on purpose: a line is never dropped, and the writing thread is faster than any load of requests
     waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handoff = _Handoff(waiting)  # type: ignore[arg-type]
-    listener = logging.handlers.QueueListener(waiting, *handlers)  # type: ignore[arg-type]
+    handoff = _Handoff(waiting)
+    listener = logging.handlers.QueueListener(waiting, *handlers)
     root = logging.getLogger()
     before, level = root.handlers, root.level
     root.handlers, root.level = [handoff], logging.WARNING

