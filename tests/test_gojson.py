@@ -42,12 +42,15 @@ def attempt(method: str, path: str, body: bytes) -> Outbound | int:
         return error.status
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("json-")])
+def was_answered(name: str) -> bool:
+    head = recording(name).head
+    return head is not None and head.status == 200
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("json-") and was_answered(name)])
 def test_a_body_is_understood_as_ollama_understood_it(name: str) -> None:
     record = recording(name)
     assert record.head is not None
-    if record.head.status != 200:
-        return  # test_native_codec compares the errors
     outbound = open_codec(NATIVE, record.method, record.path.removeprefix("/api"), record.body).outbounds[0]
     body = outbound.body or {}
     last = record.messages[-1]
@@ -91,7 +94,7 @@ def test_a_body_that_readers_could_disagree_on_is_encoded_anew(raw: bytes) -> No
 @pytest.mark.parametrize("raw", PLAIN)
 def test_a_body_that_is_clear_to_every_reader_keeps_its_bytes(raw: bytes) -> None:
     assert read(raw, GENERATE.struct).raw == raw
-    assert understood(raw)["model"] == "a"
+    assert read(raw, GENERATE.struct).body["model"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,10 @@ def test_no_spelling_of_a_key_can_name_another_model(data: st.DataObject, pairs:
         assert [key for key, _ in reread if go_model([(key, "x")])] == ["model"]
 
 
+class Pairs(list[tuple[str, Any]]):
+    """An object as its members, equal ones among them."""
+
+
 KEYS = st.text(alphabet='ab"\\/\u00e9', max_size=2)
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(alphabet='ab"\\\n\u00e9', max_size=4)),
@@ -225,10 +232,6 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-class Pairs(list[tuple[str, Any]]):
-    """An object as its members, equal ones among them."""
 
 
 def write(value: Any, draw: Any) -> str:

@@ -9,6 +9,8 @@ from parallama.gateway.hookspecs import hookimpl
 from parallama_ollama.native import OllamaNative
 from parallama_ollama.simple import OllamaSimple
 
+__all__ = ["OllamaNative", "OllamaSimple", "register_gateways"]
+
 
 @hookimpl
 def register_gateways() -> Iterable[type[Gateway]]:

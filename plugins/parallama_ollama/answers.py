@@ -139,10 +139,11 @@ class Answer(CountedCodec):
             del self._tail[:-_TAIL]
 
     def _judge_document(self) -> None:
-        prompt, output = _prompt_count.findall(self._tail), _output_count.findall(self._tail)
-        self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
         if self._tail.endswith(b'"done":false}'):
             self.failed = UpstreamFailed(_CUT_SHORT)
+            return
+        prompt, output = _prompt_count.findall(self._tail), _output_count.findall(self._tail)
+        self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
 
 
 class Progress(Answer):
