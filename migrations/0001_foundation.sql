@@ -75,16 +75,20 @@ CREATE FUNCTION usage_floor(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTA
     SELECT (lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
--- Make the partition of each UTC day from the day of `first` to that of `last`.
+-- Make the partition of each UTC day from the day of `first` to that of `last`. Attached after it is made: that waits
+-- for no reader and no writer of the table, as CREATE TABLE ... PARTITION OF does. The days are counted as timestamps
+-- without a zone, because the session's zone may lack a midnight.
 CREATE FUNCTION usage_partitions(first timestamptz, last timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    day date;
+    day timestamp;
+    name text;
 BEGIN
-    FOR day IN SELECT generate_series((first AT TIME ZONE 'UTC')::date, (last AT TIME ZONE 'UTC')::date, '1 day') LOOP
+    FOR day IN SELECT generate_series(date_trunc('day', first AT TIME ZONE 'UTC'), last AT TIME ZONE 'UTC', '1 day') LOOP
+        name := 'usage_' || to_char(day, 'YYYYMMDD');
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE usage INCLUDING ALL)', name);
         EXECUTE format(
-            'CREATE TABLE IF NOT EXISTS %I PARTITION OF usage FOR VALUES FROM (%L) TO (%L)',
-            'usage_' || to_char(day, 'YYYYMMDD'),
-            usage_floor(day::timestamp AT TIME ZONE 'UTC'),
-            usage_floor((day + 1)::timestamp AT TIME ZONE 'UTC'));
+            'ALTER TABLE usage ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', name,
+            usage_floor(day AT TIME ZONE 'UTC'), usage_floor((day + interval '1 day') AT TIME ZONE 'UTC'));
     END LOOP;
 END $$;

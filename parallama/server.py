@@ -1,25 +1,29 @@
 """Runs the application: the listening socket, signals, readiness, the orderly stop.
 
 A stop lets accepted requests finish: readiness falls, the socket closes, connections already accepted get a moment to
-be read (aiohttp drops them otherwise), streams have `server.drain_s`, then records are flushed.
+be read (aiohttp drops them otherwise), requests have `server.drain_s` to end, then records are flushed. Until they have
+ended, connections that are kept alive are answered once more and then closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 
+from parallama.admin.state import Readiness
 from parallama.app import READINESS, RECORDER, build_app
 from parallama.config import Settings
 from parallama.errors import ConfigError
@@ -30,6 +34,8 @@ _error = logging.getLogger("parallama.error")
 _BACKLOG = 4096
 _ACCEPTED_S = 0.2
 """For connections that the kernel has accepted and nobody has read."""
+_CUT_S = 0.1
+"""aiohttp waits so long twice for what the drain has not ended, then cancels it; 0 would wait for ever."""
 
 STATE_FILE = "server.json"
 """In the state directory while a server runs there: its pid, URL and nodes."""
@@ -46,16 +52,49 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
             self.logger.log(level, msg, *args, **kwargs)
 
 
-def bind(host: str, port: int, remedy: str = "--port N") -> socket.socket:
-    """A listening socket. Raises ConfigError, one line, for an address that cannot be had; `remedy` is what to do."""
+class InFlight:
+    """The requests that are being answered, of every path."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """An aiohttp middleware; to be the outermost."""
+        self.count += 1
+        self._none.clear()
+        try:
+            return await handler(request)
+        finally:
+            self.count -= 1
+            if not self.count:
+                self._none.set()
+
+    async def end(self, limit_s: float) -> None:
+        """Wait until there are none, at most `limit_s` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._none.wait()
+
+
+def bind(host: str, port: int, remedy: str = "{}") -> socket.socket:
+    """A listening socket. Raises ConfigError, one line, for an address that cannot be had.
+
+    `remedy` is the command that takes the option in place of its `{}`.
+    """
     try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
-        why = "is taken" if error.errno == 98 else f"cannot be used ({error.strerror or error})"
-        raise ConfigError(f"port {port} on {host} {why}; choose another: {remedy}") from None
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} on {host} is taken; choose another: {remedy.format('--port N')}") from None
+        option = "--port N" if error.errno == errno.EACCES else "--host ADDRESS"
+        why = error.strerror or str(error)
+    except ValueError:  # a name that the codec of host names refuses
+        option, why = "--host ADDRESS", "no address"
+    raise ConfigError(f"cannot listen on port {port} of {host!r} ({why}); choose another: {remedy.format(option)}")
 
 
 def url_of(listening: socket.socket) -> str:
@@ -70,7 +109,7 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     return web.AppRunner(
         app,
         handler_cancellation=True,  # off by default: a client that leaves would not stop its node
-        shutdown_timeout=settings.server.drain_s,
+        shutdown_timeout=_CUT_S,
         keepalive_timeout=settings.server.keepalive_s,
         lingering_time=1,  # the default of 10 s swallowed 192 MB after a 401
         auto_decompress=False,
@@ -79,41 +118,53 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     )
 
 
-async def run(
-    settings: Settings,
-    database_url: str,
-    listening: socket.socket,
-    state: Path,
-    on_ready: Callable[[], None] = lambda: None,
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called right before the first request is answered."""
+async def run(settings: Settings, database_url: str, listening: socket.socket, state: Path) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
     app = build_app(settings, database_url)
+    readiness, requests, stop = app[READINESS], InFlight(), asyncio.Event()
+    app.middlewares.insert(0, requests.middleware)
+    app.on_response_prepare.append(_closing(readiness))
     runner = make_runner(app, settings)
-    stop = asyncio.Event()
-    _on_signals(stop, lambda: app[RECORDER].pending)
+    _on_signals(stop, lambda: (requests.count, app[RECORDER].pending))
     try:
         await runner.setup()
         site = web.SockSite(runner, listening, backlog=_BACKLOG)
-        on_ready()
         with _announced(state / STATE_FILE, _facts(settings, listening)):
             await site.start()
             _log.info("listening", extra={"fields": {"url": url_of(listening)}})
             await stop.wait()
-            app[READINESS].draining = True
-            _log.info("draining", extra={"fields": {"drain_s": settings.server.drain_s}})
+            readiness.draining = True
+            _log.info("draining", extra={"fields": {"requests": requests.count, "drain_s": settings.server.drain_s}})
             await site.stop()
             await asyncio.sleep(_ACCEPTED_S)
+            await requests.end(settings.server.drain_s)
     finally:
         await runner.cleanup()
         _log.info("stopped")
 
 
-def _on_signals(stop: asyncio.Event, pending: Callable[[], int]) -> None:
-    """The first signal asks for the orderly stop, the second ends the process at once."""
+def _closing(readiness: Readiness) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """An aiohttp `on_response_prepare` signal: while draining, each answer is the last one of its connection."""
+
+    async def close(_request: web.Request, response: web.StreamResponse) -> None:
+        if readiness.draining:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    return close
+
+
+def _on_signals(stop: asyncio.Event, unfinished: Callable[[], tuple[int, int]]) -> None:
+    """The first signal asks for the orderly stop, the second ends the process at once.
+
+    `unfinished` counts the requests under way and the usage records not yet written.
+    """
 
     def received(name: str) -> None:
         if stop.is_set():
-            os.write(2, f"stopped at once by {name}: {pending()} usage records lost\n".encode())
+            requests, records = unfinished()
+            line = f"stopped at once by {name}: {requests} requests cut off, {records} usage records lost\n"
+            os.write(2, line.encode())
             os._exit(1)
         stop.set()
 

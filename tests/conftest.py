@@ -8,15 +8,18 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from running import RunningGateway, running_gateway
 
 from parallama.config import DatabaseSettings
 from parallama.db.embedded import embedded
 from parallama.db.migrate import migrate
 from parallama.db.pool import Database
+from parallama.testing import FakeOllama, fake_ollama
 
 _numbers = itertools.count(1)
 
@@ -57,9 +60,40 @@ async def database_url(postgres: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def empty_database_url(postgres: str) -> AsyncIterator[str]:
+    """The DSN of a fresh database in which there is nothing."""
+    name = f"empty_{next(_numbers)}"
+    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE template0")
+    yield named(postgres, name)
+    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A pool on a fresh database."""
     async with Database(database_url, DatabaseSettings()).running() as running:
+        yield running
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[FakeOllama]:
+    """A fake node with the default models."""
+    async with fake_ollama() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway_settings() -> dict[str, Any]:
+    """What differs from the default settings in the fixture `gateway`; tests parametrize it."""
+    return {}
+
+
+@pytest.fixture
+async def gateway(
+    database_url: str, node: FakeOllama, gateway_settings: dict[str, Any]
+) -> AsyncIterator[RunningGateway]:
+    """The gateway before `node`, on a fresh database, with the keys of alice and of the admin root."""
+    async with running_gateway(database_url, node.url, gateway_settings) as running:
         yield running
 
 

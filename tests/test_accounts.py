@@ -105,7 +105,7 @@ async def test_a_deleted_user_goes_with_all_keys(accounts: Accounts) -> None:
         await accounts.key(record.id)
 
 
-@pytest.mark.parametrize("name", ["nobody", "", "no body", "n\x00", str(uuid4())])
+@pytest.mark.parametrize("name", ["nobody", "", "no body", "n\x00", "0b92d34f-f64e-4067-af1e-0f565d5a3e72"])
 async def test_a_user_who_is_not_there_is_named(accounts: Accounts, name: str) -> None:
     for attempt in (
         accounts.user(name),

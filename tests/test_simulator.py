@@ -21,6 +21,7 @@ from raw_http import Got, RawClient, raw_client, request_bytes
 from parallama.simulated.models import Model
 from parallama.simulated.recordings import Recording, load_recording
 from parallama.simulator import Simulator
+from parallama.testing import Answer, fake_ollama
 
 RECORDINGS = Path(__file__).parent / "recordings"
 CHAT, THINKER, VECTORS = "llama3.2:1b", "qwen3:0.6b", "nomic-embed-text"
@@ -279,7 +280,7 @@ def the_sync_client_speaks(url: str) -> bool:
     client = ollama.Client(url)
     try:
         whole = client.generate(CHAT, "why", options={"seed": 1}).response
-        parts = [part.response for part in client.generate(CHAT, "why", options={"seed": 1}, stream=True)]
+        parts = [part.response or "" for part in client.generate(CHAT, "why", options={"seed": 1}, stream=True)]
         return "".join(parts) == whole
     finally:
         client._client.close()
@@ -334,8 +335,8 @@ async def test_a_prompt_over_the_context_is_cut_as_ollama_cuts_it(raw: RawClient
 
 
 async def test_json_and_schemas_are_kept(raw: RawClient) -> None:
-    schema = {"type": "object", "properties": {"city": {"type": "string"}, "sizes": {"items": {"type": "integer"}}}}
-    schema["properties"]["sizes"]["type"] = "array"
+    sizes = {"type": "array", "items": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, "sizes": sizes}}
     plain = (await raw.ask("POST", "/api/generate", ask(format="json"))).json()["response"]
     kept = json.loads(
         (await raw.ask("POST", "/api/chat", said("x", format=schema, stream=False))).json()["message"]["content"]
@@ -392,29 +393,37 @@ async def test_a_loaded_model_is_listed_until_it_is_let_go(raw: RawClient) -> No
 # The wire
 
 
-async def test_a_client_that_leaves_frees_the_slot_at_once() -> None:
-    async with Simulator(parallel=1, tokens_per_s=0.001) as node:
-        async with raw_client(node.port) as first:
-            await first.send(request_bytes("POST", "/api/generate", ask(stream=True)))
-            async with raw_client(node.port) as second:
-                while not (await second.ask("GET", "/api/ps")).json()["models"]:
-                    pass
-                await second.send(request_bytes("POST", "/api/generate", ask(stream=True)))
-        await node_is_idle(node)
+async def test_clients_that_leave_free_the_slot_and_the_queue() -> None:
+    async with fake_ollama(parallel=1) as node:
+        node.cue(Answer(hold_body=asyncio.Event()))
+        async with raw_client(node.port) as third:
+            async with raw_client(node.port) as first:
+                await first.send(request_bytes("POST", "/api/generate", ask(stream=True)))
+                await first.head()
+                async with raw_client(node.port) as second:
+                    await second.send(request_bytes("POST", "/api/generate", ask()))
+                    await node.request_for("/api/generate", 1)
+                await third.send(request_bytes("POST", "/api/generate", ask()))
+                await node.request_for("/api/generate", 2)
+            assert (await third.answer()).status == 200
 
 
-async def node_is_idle(node: Simulator) -> None:
-    async with asyncio.timeout(30):
-        while any(runner.active for runner in node.models._runners.values()):
-            await asyncio.sleep(0.01)
-
-
-async def test_requests_beyond_the_slots_wait_their_turn() -> None:
-    async with Simulator(parallel=1, answer_tokens=50) as node, raw_client(node.port) as one:
-        async with raw_client(node.port) as two:
-            await one.send(request_bytes("POST", "/api/generate", ask()))
-            await two.send(request_bytes("POST", "/api/generate", ask()))
-            assert [(await one.answer()).status, (await two.answer()).status] == [200, 200]
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_a_request_beyond_the_slots_waits_its_turn(slots: int) -> None:
+    gate = asyncio.Event()
+    async with fake_ollama(parallel=slots) as node, raw_client(node.port) as one, raw_client(node.port) as two:
+        node.cue(Answer(hold_body=gate))
+        await one.send(request_bytes("POST", "/api/generate", ask(stream=True)))
+        await one.head()
+        await two.send(request_bytes("POST", "/api/generate", ask()))
+        second = await node.request_for("/api/generate", 1)
+        if slots == 2:
+            await second.done.wait()
+        for _ in range(100):  # many times what an answer needs that does not wait
+            await asyncio.sleep(0)
+        assert second.done.is_set() is (slots == 2)
+        gate.set()
+        assert (await two.answer()).status == 200
 
 
 async def test_an_existing_blob_is_answered_before_its_bytes_are_sent(node: Simulator, raw: RawClient) -> None:

@@ -44,9 +44,7 @@ def settings_options(command: Callable[..., T]) -> Callable[..., T]:
     return wrapped
 
 
-def load_context(
-    config: Path | None, data: Path | None, flags: Mapping[str, object] | None = None
-) -> Context:
+def load_context(config: Path | None, data: Path | None, flags: Mapping[str, object] | None = None) -> Context:
     """Read the settings; a ConfigError ends the command with its message."""
     from parallama.config import load_settings, state_directory
     from parallama.errors import ConfigError

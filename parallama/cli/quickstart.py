@@ -6,10 +6,13 @@ built-in simulator.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from parallama.config import NodeSettings, Settings
 
 ADMIN = "admin"
+_PROMPT = "Why is the sky blue?"
+
+_log = logging.getLogger("parallama.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ def quickstart(config: Path | None, data: Path | None, host: str | None, port: i
 
     ctx = load_context(config, data, {"server.host": host, "server.port": port})
     server = ctx.settings.server
-    run_server(ctx, lambda: bind(server.host, server.port, "make run ARGS='--port N'"), _quickstart)
+    run_server(ctx, lambda: bind(server.host, server.port, "make run ARGS='{}'"), _quickstart)
 
 
 async def _quickstart(ctx: Context, listening: socket.socket) -> None:
@@ -60,13 +66,28 @@ async def _quickstart(ctx: Context, listening: socket.socket) -> None:
             _say(f"Parallama {__version__}", f"  state    {ctx.state}", f"  node     {node.line}")
             _say(f"  gateway  {url_of(listening)}", "")
             key = await _first_key(ctx.settings, url)
-            _say(*_welcome(url_of(listening), key, node.model))
+            _say(*_welcome(url_of(listening), key, node.model, _new_key(ctx)))
             settings = ctx.settings.model_copy(update={"nodes": (node.settings,)})
             await run(settings, url, listening, ctx.state)
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", flush=True)
+    """Print; a stdout that nobody reads does not stop the gateway."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        # what is still buffered would fail again at the exit of the interpreter
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _log.warning("stdout is closed; a key that was not seen can be made again: parallama key generate %s", ADMIN)
+
+
+def _new_key(ctx: Context) -> str:
+    """The command that makes another key."""
+    from parallama.config import state_directory
+
+    called = "parallama" if sys.argv[0].endswith(".py") else sys.argv[0]
+    data = [] if ctx.state == state_directory(None) else ["--data", str(ctx.state)]
+    return shlex.join([called, "key", "generate", ADMIN, *data])
 
 
 async def _first_key(settings: Settings, url: str) -> str | None:
@@ -83,45 +104,40 @@ async def _first_key(settings: Settings, url: str) -> str | None:
         return key
 
 
-def _welcome(url: str, key: str | None, model: str | None) -> list[str]:
+def _welcome(url: str, key: str | None, model: str | None, new_key: str) -> list[str]:
     lines = [f"The API key of user {ADMIN}, shown only this once:", "", key, ""] if key else []
     if key is None:
-        lines = [f"Users and keys are kept. A new key: parallama key generate {ADMIN}", ""]
+        lines = [f"Users and keys are kept. A new key: {new_key}", ""]
     shown = key or "$PARALLAMA_KEY"
     if model is None:
-        return [*lines, "The node has no model yet. Pull one (as admin):", "", _curl_pull(url, shown), ""]
-    return [*lines, "Try it:", "", _curl(url, shown, model), "", _client(url, shown, model), ""]
+        pull = _curl(url, "pull", shown, {"model": "llama3.2:1b"})
+        return [*lines, "The node has no model yet. Pull one (as admin):", "", pull, ""]
+    curl = _curl(url, "generate", shown, {"model": model, "prompt": _PROMPT})
+    return [*lines, "Try it:", "", curl, "", _client(url, shown, model), ""]
 
 
-def _curl(url: str, key: str, model: str) -> str:
-    body = f'{{"model": "{model}", "prompt": "Why is the sky blue?"}}'
-    return f"curl {url}/api/generate -H \"Authorization: Bearer {key}\" -d '{body}'"
-
-
-def _curl_pull(url: str, key: str) -> str:
-    return f'curl {url}/api/pull -H "Authorization: Bearer {key}" -d \'{{"model": "llama3.2:1b"}}\''
+def _curl(url: str, call: str, key: str, body: Mapping[str, str]) -> str:
+    return f'curl {url}/api/{call} -H "Authorization: Bearer {key}" -d {shlex.quote(json.dumps(body))}'
 
 
 def _client(url: str, key: str, model: str) -> str:
-    code = f"import ollama; print(ollama.generate('{model}', 'Why is the sky blue?').response)"
+    python = shlex.quote(sys.executable)
+    code = f"import ollama; print(ollama.generate({json.dumps(model)}, {json.dumps(_PROMPT)}).response)"
     return (
-        f'{sys.executable} -m pip install -q ollama && OLLAMA_HOST={url} OLLAMA_API_KEY="{key}" '
-        f'{sys.executable} -c "{code}"'
+        f'{python} -m pip install -q ollama && OLLAMA_HOST={url} OLLAMA_API_KEY="{key}" {python} -c {shlex.quote(code)}'
     )
 
 
 @asynccontextmanager
 async def _node(settings: Settings) -> AsyncIterator[FoundNode]:
     """The configured node, else the Ollama of OLLAMA_HOST or localhost, else the simulator, for the block."""
-    from parallama.config import NodeSettings, ollama_host
+    from parallama.config import NodeSettings
     from parallama.config import Settings as Defaults
     from parallama.simulator import Simulator
 
     given = settings.nodes[0]
     configured = settings.nodes != Defaults().nodes
-    node = (
-        given if configured else given.model_copy(update={"url": ollama_host(os.environ.get("OLLAMA_HOST"))})
-    )
+    node = given if configured else _local_node(given)
     found = await _look(node)
     if found is not None or configured:
         yield found or FoundNode(node, f"{node.url} (configured; does not answer now)", None)
@@ -131,6 +147,21 @@ async def _node(settings: Settings) -> AsyncIterator[FoundNode]:
         assert standin is not None
         line = f"the built-in simulator: no Ollama answers at {node.url}"
         yield FoundNode(standin.settings, line, standin.model)
+
+
+def _local_node(given: NodeSettings) -> NodeSettings:
+    from pydantic import ValidationError
+
+    from parallama.config import NodeSettings, ollama_host
+    from parallama.errors import ConfigError
+
+    try:
+        return NodeSettings(name=given.name, url=ollama_host(os.environ.get("OLLAMA_HOST")))
+    except ValidationError:
+        # without its value, which may hold a password
+        raise ConfigError(
+            "OLLAMA_HOST names no Ollama: it must be host, host:port or http://host:port/path, without a user or query"
+        ) from None
 
 
 async def _look(node: NodeSettings) -> FoundNode | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
 from parallama.cli.context import Context, load_context
+
+Work = Callable[[Context, socket.socket], Coroutine[Any, Any, None]]
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,13 +34,14 @@ def serve(config: Path | None, data: Path | None, host: str | None, port: int | 
     from parallama.server import bind
 
     ctx = load_context(config, data, {"server.host": host, "server.port": port})
-    run_server(ctx, lambda: bind(ctx.settings.server.host, ctx.settings.server.port), _serve)
+    server = ctx.settings.server
+    run_server(ctx, lambda: bind(server.host, server.port), _serve)
 
 
-def run_server(ctx: Context, bound: Callable[[], socket.socket], work: Callable[..., object]) -> None:
-    """Bind, then run the coroutine function `work(ctx, socket)` on uvloop with logs as the settings say.
+def run_server(ctx: Context, bound: Callable[[], socket.socket], work: Work) -> None:
+    """Bind, then run `work(ctx, socket)` on uvloop with logs as the settings say.
 
-    What cannot be done is said on one line, exit code 1.
+    What cannot be done is said on one line, exit code 1. A signal during the start ends it in order.
     """
     import asyncio
 
@@ -49,11 +54,24 @@ def run_server(ctx: Context, bound: Callable[[], socket.socket], work: Callable[
     try:
         with bound() as listening, logging_to(ctx.settings.logs, secrets(ctx.settings)):
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(work(ctx, listening))  # type: ignore[arg-type]
+                runner.run(_until_signal(work(ctx, listening)))
+    except asyncio.CancelledError:
+        return
     except (ConfigError, ApiError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Cancel `work` at SIGTERM or SIGINT, so that it stops what it has started; the server puts its own drain there."""
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await work
 
 
 async def _serve(ctx: Context, listening: socket.socket) -> None:

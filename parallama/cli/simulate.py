@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import click
@@ -39,7 +40,9 @@ async def _serve(host: str, port: int, speed: float) -> None:
     try:
         await node.start(host, port)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        # asyncio's own text names the address a second time
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+        raise click.ClickException(f"cannot listen on {host}:{port}: {why}") from error
     async with node:
         click.echo(f"A simulated Ollama listens on {node.url}")
         await stopped.wait()

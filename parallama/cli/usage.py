@@ -34,9 +34,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.
 
 def _days(default: int) -> Callable[[C], C]:
     text = "Calendar days, today included."
-    return click.option(
-        "--days", type=click.IntRange(1, 36_500), default=default, show_default=True, help=text
-    )
+    return click.option("--days", type=click.IntRange(1, 36_500), default=default, show_default=True, help=text)
 
 
 @asynccontextmanager
@@ -69,9 +67,7 @@ def show(ctx: Context, name: str, gateway: str | None, as_json: bool) -> None:
         echo_json(report)
         return
     windows = [(g, period, w) for g, periods in report["gateways"].items() for period, w in periods.items()]
-    echo_rows(
-        [{"gateway": g, "period": period.replace("_", " "), **w} for g, period, w in windows], _SHOW, False
-    )
+    echo_rows([{"gateway": g, "period": period.replace("_", " "), **w} for g, period, w in windows], _SHOW, False)
 
 
 @usage.command("list")
@@ -104,9 +100,7 @@ def summary(ctx: Context, name: str, gateway: str | None, days: int, as_json: bo
 @usage.command()
 @click.argument("words", nargs=-1, metavar="[NAME] [json|csv]")
 @click.option("--format", "given", type=click.Choice(_FORMATS), help="json (default) or csv.")
-@click.option(
-    "--output", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Default: stdout."
-)
+@click.option("--output", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Default: stdout.")
 @settings_options
 def export(ctx: Context, words: tuple[str, ...], given: str | None, output: Path | None) -> None:
     """Every row of a user, or of all users, oldest first.

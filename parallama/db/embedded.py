@@ -89,15 +89,18 @@ async def _comes_up(cluster: Cluster, alive: Callable[[], bool]) -> bool:
 
 async def _leave(state: Path, users: int) -> None:
     async with _turn(state):
-        if not _locked(users):
-            return
         cluster = Cluster.of(state)
-        for number, seconds in _STOP:
-            pid = cluster.pid()
-            if pid is None or await _ends(cluster, pid, number, seconds):
-                break
-        with suppress(OSError):
-            cluster.sockets.rmdir()
+        if _locked(users) and cluster.pid() is not None:
+            await _stop(cluster)
+            with suppress(OSError):
+                cluster.sockets.rmdir()
+
+
+async def _stop(cluster: Cluster) -> None:
+    for number, seconds in _STOP:
+        pid = cluster.pid()
+        if pid is None or await _ends(cluster, pid, number, seconds):
+            return
 
 
 async def _ends(cluster: Cluster, pid: int, number: signal.Signals, seconds: float) -> bool:

@@ -67,7 +67,7 @@ class Database:
                 pool.terminate()
 
     @asynccontextmanager
-    async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[asyncpg.Connection[Row]]:
+    async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[Row]]:
         """One connection for the block, at most `limit_s` seconds (default: `database.command_s`) for the whole of it.
 
         Raises Unavailable when none can be had, when it breaks, or when the time is up; asyncpg's own errors about

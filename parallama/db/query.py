@@ -29,6 +29,8 @@ class Queries:
         self.noun = noun
         self._queries: dict[str, Query] = {}
         _, *parts = _HEADER.split(text)
+        if len(parts) != 3 * text.count("-- name:"):
+            raise ValueError(f"{noun}.sql has a header that is not `-- name: verb(args)`")
         for name, params, sql in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
             if name in self._queries:
                 raise ValueError(f"{noun}.sql has two queries named {name}")

@@ -24,7 +24,7 @@ async def ping(url: str) -> None:
         raise ConfigError("`redis.url` cannot be used: it must be redis://, rediss:// or unix://") from error
     try:
         async with asyncio.timeout(_LIMIT_S):
-            await client.execute_command("PING")
+            await client.ping()
     except TimeoutError as error:
         raise Unavailable(f"Redis does not answer within {_LIMIT_S:g} s") from error
     except (RedisError, OSError) as error:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from parallama.db.pool import Database, Row
@@ -192,11 +193,16 @@ class Accounts:
 
 
 def _user(row: Row) -> UserRecord:
-    return UserRecord(**{f.name: row[f.name] for f in fields(UserRecord)})
+    return UserRecord(**{f.name: _plain(row[f.name]) for f in fields(UserRecord)})
 
 
 def _key(row: Row) -> KeyRecord:
-    return KeyRecord(**{f.name: row[f.name] for f in fields(KeyRecord)})
+    return KeyRecord(**{f.name: _plain(row[f.name]) for f in fields(KeyRecord)})
+
+
+def _plain(value: Any) -> Any:
+    # asyncpg has a UUID class of its own, which orjson refuses
+    return UUID(int=value.int) if isinstance(value, UUID) else value
 
 
 def _no_user(name: str) -> Unknown:

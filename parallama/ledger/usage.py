@@ -122,7 +122,7 @@ def _now(timezone: tzinfo, now: datetime | None) -> tuple[datetime, datetime, da
     now = now or datetime.now(UTC)
     day, until = bounds(timezone, 1, now)
     local = now.astimezone(timezone)
-    # by what has passed of it: the hour that a clock change repeats is two hours
+    # counted back from now: the local hour that comes twice in autumn is two hours
     hour = now - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
     return day, hour, until
 

@@ -1,0 +1,268 @@
+"""What a client is told, and what is booked, when the node breaks the exchange: the basic set."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, asked, at_rest, metric, node_path
+from raw_http import Got
+from running import RunningGateway, running_gateway
+
+from parallama.app import POOL
+from parallama.testing import BUSY, Answer, FakeOllama, Fault
+
+PATHS = pytest.mark.parametrize(("path", "body"), [*STREAMS, ("/api/chat", UNARY), ("/ollama/v1/chat", CHAT)])
+LINE = b'{"model":"m","message":{"role":"assistant","content":"four"},"done":false}\n'
+LAST = b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"prompt_eval_count":7,"eval_count":2}\n'
+
+
+def is_error(got: Got, status: int) -> bool:
+    """One JSON document `{"error": text}`, framed by its length."""
+    text = got.json()["error"]
+    return got.status == status and got.framing == "length" and bool(text) and list(got.json()) == ["error"]
+
+
+async def failed(gateway: RunningGateway, status: int = 502, code: str = "upstream_failed") -> dict[str, Any]:
+    await at_rest(gateway)
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["error"], row["node"]) == (status, "failed", code, "node-1")
+    return row
+
+
+@PATHS
+async def test_a_node_that_refuses_the_connection_is_a_502(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any
+) -> None:
+    await node.close()
+    assert is_error(await ask(gateway, path, body), 502)
+    row = await failed(gateway)
+    assert (row["prompt_tokens"], row["output_tokens"]) == (None, None)
+    assert await metric(gateway, "parallama_node_errors_total") == 1
+
+
+@PATHS
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET])
+@pytest.mark.parametrize("after_head", [0, 30])
+async def test_a_node_that_breaks_before_its_head_is_whole_is_a_502(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any, fault: Fault, after_head: int
+) -> None:
+    node.cue(Answer(fault=fault, after_head=after_head))
+    assert is_error(await ask(gateway, path, body), 502)
+    row = await failed(gateway)
+    assert row["output_tokens"] is None
+    assert len(node.seen(node_path(path))) == 1, "a generation must not be sent twice"
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET])
+async def test_a_stream_that_breaks_ends_with_one_error_line(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any, fault: Fault
+) -> None:
+    node.cue(Answer(fault=fault, after_body=500))
+    got = await ask(gateway, path, body)
+    assert got.status == 200
+    assert got.framing == "chunked"
+    assert got.body.endswith(b"\n")
+    *lines, last = got.body.splitlines()
+    assert list(json.loads(last)) == ["error"]
+    assert json.loads(lines[0])
+    row = await failed(gateway)
+    assert row["estimated"] is True
+    assert row["output_tokens"] >= 1
+    assert row["prompt_tokens"] >= 1
+    assert row["streamed"] is True
+    assert row["response_bytes"] == len(got.body)
+
+
+async def test_the_error_line_is_a_line_of_its_own_after_half_a_line(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(lines=[LINE, LINE[:30]], fault=Fault.CLOSE, after_body=len(LINE) + 30))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert got.body.startswith(LINE + LINE[:30] + b"\n{")
+    assert list(got.body.splitlines()) == [LINE.strip(), LINE[:30], got.body.splitlines()[-1]]
+    assert list(json.loads(got.body.splitlines()[-1])) == ["error"]
+
+
+async def test_the_error_line_is_not_preceded_by_an_empty_line(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(lines=[LINE, LINE], fault=Fault.RESET, after_body=len(LINE)))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert got.body.startswith(LINE + b'{"error"')
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_a_clean_end_without_the_last_line_is_told(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any
+) -> None:
+    node.cue(Answer(fault=Fault.NO_DONE))
+    got = await ask(gateway, path, body)
+    assert got.status == 200
+    assert [line for line in got.lines() if "error" in line] == got.lines()[-1:]
+    row = await failed(gateway)
+    assert row["estimated"] is True
+    assert row["output_tokens"] >= len(got.lines()) - 1
+
+
+async def test_a_break_after_the_last_line_is_not_told_in_the_stream(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(lines=[LINE, LAST], fault=Fault.CLOSE, after_body=10_000))
+    async with asked(gateway, "/api/chat", CHAT) as client:
+        await client.head()
+        body = await client.reader.read(1 << 16)
+        while not body.endswith(b"\r\n") or b"true" not in body:
+            body += await client.reader.read(1 << 16)
+        await client.reader.read()
+    assert b"error" not in body
+    row = await gateway.row()
+    assert (row["prompt_tokens"], row["output_tokens"], row["estimated"]) == (7, 2, False)
+
+
+async def test_the_nodes_own_error_line_passes_unchanged_and_is_booked_as_failed(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    node.cue(Answer(fault=Fault.ERROR_LINE, after_lines=3, error="the runner died"))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert got.status == 200
+    assert got.body.splitlines()[-1] == b'{"error":"the runner died"}'
+    assert got.body.count(b'"error"') == 1
+    row = await failed(gateway)
+    assert (row["output_tokens"], row["estimated"]) == (3, True)
+
+
+async def test_the_nodes_error_line_reaches_clients_of_the_simple_dialect(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    node.cue(Answer(fault=Fault.ERROR_LINE, after_lines=3, error="the runner died"))
+    got = await ask(gateway, "/ollama/v1/chat", {**CHAT, "stream": True})
+    assert got.lines()[-1] == {"error": "the runner died"}
+    assert len(got.lines()) == 4
+    await failed(gateway)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/ollama/v1/chat"])
+@pytest.mark.parametrize(
+    ("status", "text", "outcome"),
+    [
+        (400, "no such option", "refused"),
+        (404, "model 'x' not found", "refused"),
+        (500, "llama runner process has terminated", "failed"),
+        (503, BUSY, "failed"),
+    ],
+)
+async def test_the_nodes_errors_pass_with_status_and_words(
+    gateway: RunningGateway, node: FakeOllama, path: str, status: int, text: str, outcome: str
+) -> None:
+    node.cue(Answer(status=status, error=text))
+    got = await ask(gateway, path, CHAT)
+    assert (got.status, got.json()) == (status, {"error": text})
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["streamed"]) == (status, outcome, False)
+    assert (row["prompt_tokens"], row["output_tokens"], row["estimated"]) == (None, None, False)
+
+
+@pytest.fixture
+async def hasty(database_url: str, node: FakeOllama) -> Any:
+    """A gateway that waits for its node 0.3 s."""
+    nodes = [{"name": "node-1", "url": node.url, "silence_s": 0.3}]
+    async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
+        yield gateway
+
+
+@PATHS
+async def test_a_node_that_is_silent_before_its_head_is_a_504(
+    hasty: RunningGateway, node: FakeOllama, path: str, body: Any
+) -> None:
+    node.cue(Answer(fault=Fault.HANG))
+    assert is_error(await ask(hasty, path, body), 504)
+    await failed(hasty, 504, "timed_out")
+    assert await metric(hasty, "parallama_node_errors_total") == 1
+    await asyncio.wait_for(node.seen(node_path(path))[0].client_left.wait(), 30)
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_a_node_that_falls_silent_in_a_stream_is_told_in_the_stream(
+    hasty: RunningGateway, node: FakeOllama, path: str, body: Any
+) -> None:
+    node.cue(Answer(fault=Fault.HANG, after_body=500))
+    got = await ask(hasty, path, body)
+    assert got.status == 200
+    assert list(json.loads(got.body.splitlines()[-1])) == ["error"]
+    row = await failed(hasty, 504, "timed_out")
+    assert row["estimated"] is True
+    await asyncio.wait_for(node.seen(node_path(path))[0].client_left.wait(), 30)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/api/chat", UNARY), ("/api/embed", EMBED), ("/api/tags", None)])
+async def test_a_document_shorter_than_announced_is_a_502(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any
+) -> None:
+    node.cue(Answer(raw=[b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b'{"models":['], raw_ends=Fault.CLOSE), path)
+    assert is_error(await ask(gateway, path, body), 502)
+    await failed(gateway)
+
+
+@pytest.mark.parametrize("gateway_settings", [{"relay": {"hold_kb": 64}}])
+async def test_a_document_beyond_the_hold_that_breaks_is_left_short_of_its_length(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 200000\r\n\r\n"
+    node.cue(Answer(raw=[head, b"[" * 100_000], raw_ends=Fault.CLOSE))
+    async with asked(gateway, "/api/embed", EMBED) as client:
+        assert "Content-Length: 200000" in await client.head()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await client.reader.readexactly(200_000)
+    row = await failed(gateway)
+    assert row["streamed"] is False
+
+
+@pytest.mark.parametrize("gateway_settings", [{"relay": {"hold_kb": 64}}])
+async def test_a_chunked_document_beyond_the_hold_that_breaks_never_gets_its_end(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    pieces = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"186a0\r\n" + b"[" * 100_000 + b"\r\n"]
+    node.cue(Answer(raw=pieces, raw_ends=Fault.CLOSE))
+    async with asked(gateway, "/api/embed", EMBED) as client:
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await client.answer()
+    await failed(gateway)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/ollama/v1/chat"])
+async def test_a_redirect_is_a_502_and_is_not_followed(gateway: RunningGateway, node: FakeOllama, path: str) -> None:
+    node.cue(Answer(status=307, error="elsewhere", headers=[("Location", f"{node.url}/api/version")]))
+    got = await ask(gateway, path, CHAT)
+    assert is_error(got, 502)
+    assert "location" not in got.head.lower()
+    await failed(gateway)
+
+
+async def test_a_node_that_was_away_is_used_again_at_once(gateway: RunningGateway, node: FakeOllama) -> None:
+    await node.close()
+    assert (await ask(gateway, "/api/chat", CHAT)).status == 502
+    await node.start(port=node.port)
+    assert (await ask(gateway, "/api/chat", CHAT)).status == 200
+    assert [row["outcome"] for row in await gateway.rows(2)] == ["failed", "ok"]
+
+
+async def test_an_idle_connection_that_the_node_has_closed_costs_nobody_an_error(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    """A restarted node has closed the connections of the pool; the next request must not find that out."""
+    for _ in range(5):
+        assert (await ask(gateway, "/api/chat", UNARY)).status == 200
+        await node.close()
+        await node.start(port=node.port)
+    assert {row["outcome"] for row in await gateway.rows(5)} == {"ok"}
+    assert gateway.app[POOL].nodes[0].in_flight == 0
+
+
+async def test_the_error_does_not_tell_where_the_nodes_are(database_url: str) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # never listens
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        async with running_gateway(database_url, url) as gateway:
+            got = await ask(gateway, "/api/generate", {"model": MODEL, "prompt": "hello"})
+            assert is_error(got, 502)
+            assert url.removeprefix("http://") not in got.body.decode(), "where the nodes are is nobody's business"
+            await failed(gateway)
