@@ -6,43 +6,85 @@ Holds the version and, imported only when asked for, the names that plugin autho
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parallama.errors import (
+        ApiError,
+        BadRequest,
+        BodyTooLarge,
+        ConfigError,
+        ModelUnknown,
+        NoNode,
+        NotAllowed,
+        NotAllowedMethod,
+        NotAuthenticated,
+        NotFound,
+        TimedOut,
+        Unavailable,
+        UpstreamFailed,
+    )
+    from parallama.exchange import Usage
+    from parallama.gateway.api import (
+        Body,
+        Codec,
+        Gateway,
+        Head,
+        Inbound,
+        Outbound,
+        Reply,
+        ReplyFacts,
+        Route,
+        Use,
+    )
+    from parallama.gateway.hookspecs import hookimpl
+    from parallama.gateway.ndjson import NdjsonCodec
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "hookimpl": "parallama.gateway.hookspecs",
-    **dict.fromkeys(
-        ("Body", "Codec", "Gateway", "Head", "Inbound", "Outbound", "Reply", "ReplyFacts", "Route", "Use"),
-        "parallama.gateway.api",
-    ),
-    "NdjsonCodec": "parallama.gateway.ndjson",
-    **dict.fromkeys(
-        (
-            "ApiError",
-            "BadRequest",
-            "BodyTooLarge",
-            "ConfigError",
-            "ModelUnknown",
-            "NoNode",
-            "NotAllowed",
-            "NotAllowedMethod",
-            "NotAuthenticated",
-            "NotFound",
-            "TimedOut",
-            "Unavailable",
-            "UpstreamFailed",
-        ),
-        "parallama.errors",
-    ),
-    "Usage": "parallama.exchange",
-}
+__all__ = [
+    "ApiError",
+    "BadRequest",
+    "Body",
+    "BodyTooLarge",
+    "Codec",
+    "ConfigError",
+    "Gateway",
+    "Head",
+    "Inbound",
+    "ModelUnknown",
+    "NdjsonCodec",
+    "NoNode",
+    "NotAllowed",
+    "NotAllowedMethod",
+    "NotAuthenticated",
+    "NotFound",
+    "Outbound",
+    "Reply",
+    "ReplyFacts",
+    "Route",
+    "TimedOut",
+    "Unavailable",
+    "UpstreamFailed",
+    "Usage",
+    "Use",
+    "__version__",
+    "hookimpl",
+]
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+_HOMES = (
+    "parallama.gateway.api",
+    "parallama.gateway.hookspecs",
+    "parallama.gateway.ndjson",
+    "parallama.errors",
+    "parallama.exchange",
+)
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported on first use so that `parallama --version` stays fast (PEP 562)."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'parallama' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in __all__:
+        for home in map(importlib.import_module, _HOMES):
+            if name in vars(home):
+                return getattr(home, name)
+    raise AttributeError(f"module 'parallama' has no attribute {name!r}")

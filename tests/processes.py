@@ -198,7 +198,8 @@ def place(user: str | None = None, program: Sequence[str] = PROGRAM) -> Iterator
             running.popen.wait()
         for postmaster in root.glob("*/postgres/postmaster.pid"):
             for pid in cluster_pids(postmaster.parent):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not processes_of(root))
         shutil.rmtree(root)
 

@@ -182,6 +182,13 @@ async def refused(callers: Callers, key: str) -> bool:
     return False
 
 
+async def make(database: Database, key: str) -> None:
+    """Give this very key to alice."""
+    insert = Query("insert", (), "INSERT INTO api_keys (user_id, digest, hint) VALUES ($1, $2, $3)")
+    alice = await Accounts(database).user("alice")
+    await database.execute(insert, alice.id, keys.digest(key), keys.hint(key))
+
+
 def without_waiting(callers: Callers, key: str) -> Caller:
     """Identify without an event loop: fails when anything is awaited."""
     with pytest.raises(StopIteration) as stop:
@@ -300,7 +307,11 @@ async def test_the_anonymous_user_can_be_shut_out_and_let_in_again(database: Dat
         await accounts.update_user("anonymous", active=False)
         await until(lambda: refused(callers, ""))
         await accounts.delete_user("anonymous")
-        await until(lambda: refused(callers, ""))
+
+        async def gone() -> bool:
+            return await refused(callers, "") and callers.size() == (0, 1)
+
+        await until(gone)
         await accounts.ensure_user("anonymous")
 
         async def served() -> bool:
@@ -399,9 +410,7 @@ async def test_a_key_refused_as_unknown_is_accepted_once_it_is_made(database: Da
     key = keys.new_key()
     async with process(database) as (callers, _):
         assert await refused(callers, key)
-        user = await Accounts(database).user("alice")
-        sql = "INSERT INTO api_keys (user_id, digest, hint) VALUES ($1, $2, $3)"
-        await database.execute(Query("insert", (), sql), user.id, keys.digest(key), keys.hint(key))
+        await make(database, key)
 
         async def accepted() -> bool:
             return not await refused(callers, key)
@@ -439,15 +448,19 @@ async def test_a_change_missed_while_the_listener_was_away_is_made_good_on_its_r
     wire: Wire, database: Database, alice: str
 ) -> None:
     async with process(database, listen=wire.url) as (callers, listener):
-        caller = await callers.identify(bearer(alice))
+        caller, new = await callers.identify(bearer(alice)), keys.new_key()
+        assert await refused(callers, new)
         assert caller.key_id is not None
         await wire.cut()
         await until(lambda: listener.lost_since is not None)
         await Accounts(database).revoke(caller.key_id)
+        await make(database, new)
         assert without_waiting(callers, alice) == caller
+        assert await refused(callers, new)
         await wire.mend()
         await until(lambda: listener.lost_since is None)
         assert await refused(callers, alice)
+        assert (await callers.identify(bearer(new))).username == "alice"
 
 
 async def test_without_the_database_cached_keys_work_for_the_grace_time_only(

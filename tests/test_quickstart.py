@@ -86,7 +86,8 @@ def test_the_line_for_the_ollama_client_works_when_pasted(first: Running) -> Non
 
 @pytest.mark.parametrize("path", ["/api/generate", "/ollama/api/generate", "/ollama/v1/generate"])
 def test_answers_of_the_simulator_say_so(first: Running, path: str) -> None:
-    answer = ask(first.url + path, HELLO, first.key())
+    hello = {"model": HELLO["model"], "prompt": "hello", "stream": False}
+    answer = ask(first.url + path, hello, first.key())
     assert (answer.status, answer.headers["x-parallama-simulated"]) == (200, "1")
 
 

@@ -38,36 +38,41 @@ class Listener:
         self._url = url
         self._on_change = on_change
         self._on_reset = on_reset
+        self._connection: asyncpg.Connection[Row]
         self.lost_since: float | None = None
         """Monotonic seconds; None while it listens."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Listener]:
         """Listen for the block. Raises Unavailable or ConfigError when the first connection fails."""
-        connection = await self._listen()
-        watching = asyncio.get_running_loop().create_task(self._watch(connection), name="database listener")
+        self._connection = await self._listen()
+        watching = asyncio.get_running_loop().create_task(self._watch(), name="database listener")
         try:
             yield self
         finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            try:
+                await asyncio.wait([watching])
+            finally:
+                self._connection.terminate()
+            if not watching.cancelled():
+                watching.result()
 
-    async def _watch(self, connection: asyncpg.Connection[Row]) -> None:
+    async def _watch(self) -> None:
         try:
             while True:
-                await _until_lost(connection)
+                await _until_lost(self._connection)
                 # never close(): it would wait for a server that hangs
-                connection.terminate()
+                self._connection.terminate()
                 self.lost_since = time.monotonic()
                 _errors.error("the database listener lost its connection")
-                connection = await self._listen_again()
+                self._connection = await self._listen_again()
                 self._on_reset()
                 self.lost_since = None
                 _events.info("the database listener is back")
         finally:
+            # whatever ended this, nobody listens any more
             self.lost_since = self.lost_since or time.monotonic()
-            connection.terminate()
 
     async def _listen_again(self) -> asyncpg.Connection[Row]:
         attempt = 0

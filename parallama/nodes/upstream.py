@@ -96,7 +96,7 @@ class Upstream:
                 method,
                 URL(self._settings.url + path, encoded=True),
                 headers=headers,
-                data=body,
+                data=body if body is None or isinstance(body, bytes) else _head_first(body),
                 expect100=await_continue,
                 allow_redirects=False,
                 timeout=self._timeout if limit_s is None else aiohttp.ClientTimeout(total=limit_s),
@@ -108,6 +108,13 @@ class Upstream:
         finally:
             # a body read to its end has given the connection back already: then this does nothing
             response.close()
+
+
+async def _head_first(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """aiohttp keeps a head back until the first piece of its body: an empty one lets it go at once."""
+    yield b""
+    async for piece in body:
+        yield piece
 
 
 @contextmanager

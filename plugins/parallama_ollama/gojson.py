@@ -126,6 +126,7 @@ def _read_slowly(raw: bytes, struct: Struct) -> Reading:
         else:
             seen.add(field)
             _store(body, struct, field, clean)
+            odd = odd or _repeats(clean, struct.fields[field])
     return Reading(body, None if odd else raw)
 
 
@@ -143,6 +144,12 @@ def _store(body: dict[str, Any], struct: Struct, field: str, value: bytes) -> No
         raise _mismatch(f"number {value.decode()}", struct, field, kind.go)
     else:
         body[field] = orjson.Fragment(value) if kind is ANY else orjson.loads(value)
+
+
+def _repeats(value: bytes, kind: Kind) -> bool:
+    """Whether a map names a member twice."""
+    members = scan(value).members if kind.merges else []
+    return len({orjson.loads(key) for key, _ in members}) < len(members)
 
 
 def _map(value: bytes, struct: Struct, field: str, kind: Kind) -> dict[str, Any]:

@@ -55,7 +55,7 @@ BROKEN = ("repeat-chat", "repeat-generate", "server-killed")
 
 READ_ANEW = (
     *("json-invalid-utf8-model", "json-model-then-null", "json-model-twice", "json-model-twice-case"),
-    *("json-num-predict-then-null", "json-options-long-s", "json-options-then-null"),
+    *("json-num-predict-then-null", "json-num-predict-twice", "json-options-long-s", "json-options-then-null"),
     *("json-options-then-upper", "json-options-twice-disjoint", "json-options-twice-same", "json-options-upper"),
     "json-two-documents",
 )
