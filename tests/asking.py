@@ -84,3 +84,8 @@ async def _none_in_flight(gateway: RunningGateway) -> bool:
     return not await metric(gateway, "parallama_requests_in_flight") + await metric(
         gateway, "parallama_node_requests_in_flight"
     )
+
+
+async def under_way(gateway: RunningGateway) -> bool:
+    """Whether a handler is at work."""
+    return await metric(gateway, "parallama_requests_in_flight") > 0

@@ -498,6 +498,7 @@ async def test_after_the_grace_time_each_use_asks_the_database(wire: Wire, datab
         assert await refused(callers, alice)
 
 
+@pytest.mark.timeout(400)  # 50,000 look-ups
 async def test_a_flood_of_wrong_keys_leaves_the_cache_bounded_and_the_right_ones_in_it(
     database: Database, alice: str
 ) -> None:

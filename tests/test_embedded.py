@@ -8,7 +8,7 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import util
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from running import eventually
 
 from parallama.db import embedded as module
 from parallama.db.cluster import Cluster, make_state, socket_directory
@@ -95,15 +96,9 @@ async def ask(url: str, sql: str) -> Any:
         await one.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(CEILING_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def kill(number: int) -> None:
     os.kill(number, signal.SIGKILL)
-    await until(lambda: not Path(f"/proc/{number}/cmdline").exists())
+    await eventually(lambda: not Path(f"/proc/{number}/cmdline").exists())
 
 
 async def test_it_is_private_durable_and_speaks_utf8(state: Path) -> None:

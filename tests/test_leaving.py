@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from asking import CHAT, STREAMS, UNARY, Gate, asked, at_rest, bearer, metric, node_path
+from asking import CHAT, STREAMS, UNARY, Gate, asked, at_rest, bearer, metric, node_path, under_way
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
@@ -151,16 +151,12 @@ async def test_leaving_with_half_a_question_never_reaches_the_node(
 ) -> None:
     async with raw_client(gateway.port) as client:
         await client.send(request_bytes("POST", "/api/chat", b'{"model"', bearer(gateway.key))[:-4])
-        await eventually(lambda: _under_way(gateway))
+        await eventually(lambda: under_way(gateway))
         leave(client)
         row = await gateway.row()
     assert (row["status"], row["outcome"], row["node"]) == (499, "cancelled", None)
     assert node.seen("/api/chat") == []
     await at_rest(gateway)
-
-
-async def _under_way(gateway: RunningGateway) -> bool:
-    return await metric(gateway, "parallama_requests_in_flight") == 1
 
 
 @WAYS

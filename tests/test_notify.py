@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
 import asyncpg
 import pytest
+from running import eventually
 
 from parallama.db.cluster import Cluster
 from parallama.db.embedded import embedded
@@ -38,10 +39,10 @@ class Heard:
         assert self.listener.lost_since is not None
 
     async def until_lost(self) -> None:
-        await until(lambda: self.listener.lost_since is not None)
+        await eventually(lambda: self.listener.lost_since is not None)
 
     async def until_back(self) -> None:
-        await until(lambda: self.listener.lost_since is None)
+        await eventually(lambda: self.listener.lost_since is None)
 
 
 @asynccontextmanager
@@ -49,12 +50,6 @@ async def listening(url: str) -> AsyncIterator[Heard]:
     heard = Heard(url)
     async with heard.listener.running():
         yield heard
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(CEILING_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def say(url: str, *statements: str) -> None:
@@ -92,7 +87,7 @@ async def test_changes_of_users_and_keys_are_told_in_order(database: Database) -
         await one.execute("DELETE FROM users")
         about_user, about_key = ("user", str(user)), ("key", key.hex())
         # the use of a key changes nothing that is cached; keys go with their user
-        await until(lambda: len(heard.changes) >= 6)
+        await eventually(lambda: len(heard.changes) >= 6)
         assert heard.changes[:4] == [about_user, about_key, about_key, about_user]
         assert sorted(heard.changes[4:]) == [about_key, about_user]
         assert heard.listener.lost_since is None
@@ -106,7 +101,7 @@ async def test_what_is_rolled_back_is_not_told(database: Database) -> None:
         await one.execute("INSERT INTO users (username) VALUES ('alice')")
         await transaction.rollback()
         await one.execute("SELECT pg_notify('parallama', 'end')")
-        await until(lambda: bool(heard.changes))
+        await eventually(lambda: bool(heard.changes))
         assert heard.changes == [("end", "")]
 
 
@@ -116,10 +111,10 @@ async def test_a_cut_connection_is_made_again_and_caches_are_dropped(
     async with listening(database_url) as heard:
         with caplog.at_level(logging.INFO, "parallama"):
             await cut(database_url)
-            await until(lambda: heard.resets == 1)
+            await eventually(lambda: heard.resets == 1)
             await heard.until_back()
             await say(database_url, "SELECT pg_notify('parallama', 'user 7')")
-            await until(lambda: bool(heard.changes))
+            await eventually(lambda: bool(heard.changes))
         assert heard.changes == [("user", "7")]
         assert [record.name for record in caplog.records] == ["parallama.error", "parallama.gateway"]
 
@@ -135,7 +130,7 @@ async def test_a_database_that_hangs_is_a_loss_until_it_goes_on(state: Path, cap
         await heard.until_back()
         assert heard.resets == 1
         await say(url, "SELECT pg_notify('parallama', 'user 7')")
-        await until(lambda: bool(heard.changes))
+        await eventually(lambda: bool(heard.changes))
     losses = [record for record in caplog.records if record.name == "parallama.error"]
     assert len(losses) == 1
 
@@ -162,7 +157,7 @@ async def test_a_database_that_was_killed_is_listened_to_after_its_return(state:
                 await heard.until_back()
                 assert heard.resets == 1
                 await say(url, "INSERT INTO users (username) VALUES ('alice')")
-                await until(lambda: bool(heard.changes))
+                await eventually(lambda: bool(heard.changes))
                 assert heard.changes[0][0] == "user"
 
 
@@ -179,6 +174,6 @@ async def test_a_database_that_does_not_exist_is_the_operators_error(postgres: s
 
 
 async def test_nobody_listens_after_leaving(database: Database) -> None:
-    async with listening(database.url) as heard:
+    async with listening(database.url):
         pass
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "database listener"]

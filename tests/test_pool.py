@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
+from running import eventually
 
 from parallama.config import DatabaseSettings
 from parallama.db.cluster import Cluster
@@ -30,12 +31,6 @@ NUMBERS = Query("numbers", ("count",), "SELECT generate_series(1, $1::int) AS nu
 async def pool(url: str, **settings: float) -> AsyncIterator[Database]:
     async with Database(url, DatabaseSettings.model_validate(settings)).running() as database:
         yield database
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(CEILING_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def postgres_pid(state: Path) -> int:
@@ -71,7 +66,7 @@ async def test_a_stream_brings_every_row_and_may_be_left_early(database: Databas
     assert [row["number"] async for row in database.stream(NUMBERS, 1234)] == list(range(1, 1235))
     async with aclosing(database.stream(NUMBERS, 1_000_000)) as rows:
         assert (await anext(rows))["number"] == 1
-    await until(lambda: database.size()[0] == database.size()[1])
+    await eventually(lambda: database.size()[0] == database.size()[1])
 
 
 async def test_a_statement_that_is_wrong_is_not_an_outage(database: Database) -> None:
@@ -111,7 +106,7 @@ async def test_a_pool_that_is_used_up_is_unavailable(database_url: str) -> None:
 async def test_a_cancelled_caller_gives_its_connection_back(database_url: str) -> None:
     async with pool(database_url, pool_size=1, acquire_s=30) as database:
         asleep = asyncio.get_running_loop().create_task(database.fetch(SLEEP))
-        await until(lambda: database.size()[1] == 0)
+        await eventually(lambda: database.size()[1] == 0)
         asleep.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asleep
@@ -122,11 +117,11 @@ async def test_a_killed_database_heals_without_a_restart_of_ours(state: Path) ->
     async with embedded(state) as url, pool(url) as database:
         await asyncio.gather(*(database.fetch(ONE) for _ in range(5)))
         inside = asyncio.get_running_loop().create_task(database.fetch(SLEEP))
-        await until(lambda: database.size()[0] > database.size()[1])
+        await eventually(lambda: database.size()[0] > database.size()[1])
         os.kill(postgres_pid(state), signal.SIGKILL)
         with pytest.raises(Unavailable):
             await asyncio.wait_for(inside, CEILING_S)
-        await until(lambda: Cluster.of(state).pid() is None)
+        await eventually(lambda: Cluster.of(state).pid() is None)
         with pytest.raises(Unavailable):
             await database.fetch(ONE)
         async with embedded(state):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -158,9 +159,6 @@ async def test_a_crash_of_the_database_is_survived(here: Place, node: FakeOllama
 
 
 def signal_quietly(pid: int, number: signal.Signals) -> None:
-    import os
-    from contextlib import suppress
-
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncpg
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -21,13 +20,12 @@ from processes import cluster_pids
 from running import RunningGateway, eventually
 
 from parallama import __version__
-from parallama.app import READINESS
+from parallama.app import POOL, READINESS
 from parallama.metrics import Metrics
-from parallama.testing import Answer, FakeOllama
+from parallama.testing import Answer, FakeOllama, Fault
 
 MODEL = "llama3.2:1b"
 UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-Got = tuple[int, Any, aiohttp.typedefs.LooseHeaders]
 
 
 async def get(gateway: RunningGateway, path: str, key: str | None = None, **headers: str) -> tuple[int, Any]:
@@ -79,6 +77,7 @@ async def test_healthz_needs_nothing(gateway: RunningGateway) -> None:
 
 async def test_readyz_follows_the_database(gateway: RunningGateway, postgres: str) -> None:
     assert await get(gateway, "/readyz") == (200, {"status": "ready"})
+    await scrape(gateway)  # the key is cached from here on
     async with stopped(postgres):
 
         async def lost() -> bool:
@@ -155,7 +154,6 @@ async def test_status_tells_latency_and_rate(gateway: RunningGateway) -> None:
     assert abs((datetime.now(UTC) - datetime.fromisoformat(after["timestamp"])).total_seconds()) < 60
 
 
-@pytest.mark.parametrize("gateway_settings", [{"relay": {"hold_kb": 64}}])
 async def test_status_says_when_the_node_is_down(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(status=500, error="gone"), "/api/version", times=None)
     probe(gateway)
@@ -175,8 +173,6 @@ async def is_up(gateway: RunningGateway) -> bool:
 
 
 def probe(gateway: RunningGateway) -> None:
-    from parallama.app import POOL
-
     gateway.app[POOL].changed()
 
 
@@ -248,8 +244,6 @@ async def test_records_that_wait_for_the_database_are_seen(gateway: RunningGatew
 
 
 async def test_node_errors_are_counted(gateway: RunningGateway, node: FakeOllama) -> None:
-    from parallama.testing import Fault
-
     node.cue(Answer(fault=Fault.CLOSE), "/api/generate")
     assert await generate(gateway) == 502
     samples = await scrape(gateway)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from asking import CHAT, UNARY, ask, at_rest, bearer
+from asking import CHAT, UNARY, ask, at_rest, bearer, under_way
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
@@ -217,13 +217,16 @@ async def test_a_body_that_stalls_is_given_up(
     await at_rest(gateway)
 
 
+@pytest.mark.parametrize("gateway_settings", [{"relay": {"body_s": 0.5}}])
 async def test_a_body_with_broken_framing_is_the_clients_fault(gateway: RunningGateway, node: FakeOllama) -> None:
     async with sent(gateway, "/api/chat", gateway.key, CHUNKED) as client:
+        await eventually(lambda: under_way(gateway))
         await client.send(b"5\r\n{    \r\nzz\r\n")
-        got = await client.answer()
-        assert got.status == 400
+        assert (await client.answer()).status == 400
+        assert await closed(client)
     row = await gateway.row()
-    assert (row["status"], row["outcome"]) == (400, "refused")
+    assert (row["status"], row["outcome"], row["error"]) == (400, "refused", "bad_request")
+    assert node.seen("/api/chat") == []
 
 
 async def test_a_chunked_question_is_read(gateway: RunningGateway, node: FakeOllama) -> None:

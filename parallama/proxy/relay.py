@@ -7,13 +7,15 @@ render; later ones are told in-stream, or by closing the connection short.
 from __future__ import annotations
 
 import logging
+import string
 from collections.abc import AsyncIterable, Mapping
+from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
 from parallama.config import Settings
-from parallama.errors import ApiError, ClientLeft, TimedOut, UpstreamFailed
+from parallama.errors import ApiError, TimedOut, UpstreamFailed
 from parallama.exchange import Caller, Exchange, Outcome
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
 from parallama.metrics import Metrics
@@ -25,6 +27,8 @@ from parallama.proxy.keys import EXCHANGE
 from parallama.proxy.resolve import admit, judge
 
 _log = logging.getLogger("parallama.gateway")
+
+_VISIBLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "")
 
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
@@ -132,7 +136,8 @@ class Relay:
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:
-            extra["x-parallama-model"] = exchange.model
+            # a name may hold anything; a header holds visible ASCII
+            extra["x-parallama-model"] = quote(exchange.model, safe=_VISIBLE)
         if mark := node_head.header(SIMULATED):
             extra[SIMULATED] = mark
         return extra
@@ -185,9 +190,6 @@ def _fields(exchange: Exchange, error: ApiError) -> Mapping[str, object]:
         "request_id": str(exchange.id),
         "node": exchange.node,
         "code": error.code,
-        "reason": str(error),
+        # not the message: a codec's may be in the node's words, which quote prompts
         "cause": type(error.__cause__).__name__ if error.__cause__ else None,
     }
-
-
-__all__ = ["SIMULATED", "ClientLeft", "Relay"]
