@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from parallama.version import __version__
+
 if TYPE_CHECKING:
     from parallama.errors import (
         ApiError,
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     )
     from parallama.gateway.hookspecs import hookimpl
     from parallama.gateway.ndjson import NdjsonCodec
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ApiError",

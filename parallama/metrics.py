@@ -19,8 +19,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from parallama import __version__
 from parallama.exchange import Exchange
+from parallama.version import __version__
 
 # the buckets of vLLM, so that its dashboards carry over
 _DURATION = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -67,9 +67,7 @@ class Metrics:
         self.in_flight = Gauge(
             "parallama_requests_in_flight", "Gateway requests under way.", ("gateway",), registry=registry
         )
-        self.node_up = Gauge(
-            "parallama_node_up", "1: the node answered its last probe.", ("node",), registry=registry
-        )
+        self.node_up = Gauge("parallama_node_up", "1: the node answered its last probe.", ("node",), registry=registry)
         self.node_latency = Gauge(
             "parallama_node_latency_seconds", "Of the node's last probe.", ("node",), registry=registry
         )

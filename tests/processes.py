@@ -140,7 +140,7 @@ class Place:
     def env(self, more: Mapping[str, str]) -> dict[str, str]:
         return {"PATH": os.defpath, "HOME": str(self.home), "PARALLAMA_DATA_DIR": str(self.data), **more}
 
-    def start(self, *arguments: str, data: Path | None = None, wrap: str | None = None, **env: str) -> Running:
+    def start(self, *arguments: str, data: Path | None = None, wrap: str | None = None, **env: Any) -> Running:
         """Start `parallama` with the arguments. `wrap`: through a shell, as this command with "$@" in it."""
         number = len(self.started)
         outfile, errfile = self.root / f"{number}.out", self.root / f"{number}.err"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from parallama import __version__
+from parallama.version import __version__
 from parallama.cli import _COMMANDS, main
 
 HEAVY = ("aiohttp", "asyncpg", "pydantic", "redis", "rich", "prometheus_client", "uvloop", "orjson", "yaml")
@@ -37,9 +37,9 @@ def test_every_command_is_listed_with_its_line(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == (0 if arguments else 2)
     for command, line in _COMMANDS.items():
-        assert any(
-            text.split()[:1] == [command] and text.endswith(line) for text in result.output.splitlines()
-        ), command
+        assert any(text.split()[:1] == [command] and text.endswith(line) for text in result.output.splitlines()), (
+            command
+        )
 
 
 @pytest.mark.parametrize("command", sorted(_COMMANDS))

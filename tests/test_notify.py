@@ -22,8 +22,6 @@ from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import ConfigError, Unavailable
 
-CEILING_S = 60.0
-
 
 class Heard:
     """What a listener called."""

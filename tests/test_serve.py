@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import asyncpg
 import pytest
 from processes import Place, ask, place
 
-NODE = {"PARALLAMA__NODES__0__NAME": "gone", "PARALLAMA__NODES__0__URL": "http://127.0.0.1:1"}
+NODE: dict[str, Any] = {"PARALLAMA__NODES__0__NAME": "gone", "PARALLAMA__NODES__0__URL": "http://127.0.0.1:1"}
 """A node that is not there."""
 
 
@@ -29,7 +30,7 @@ def said(here: Place, *arguments: str, **env: str) -> str:
 
 
 def test_it_runs_on_the_configured_database_and_makes_none(here: Place, database_url: str) -> None:
-    env = {"PARALLAMA_DB_URL": database_url, **NODE}
+    env: dict[str, Any] = {"PARALLAMA_DB_URL": database_url, **NODE}
     assert here.run("user", "create", "alice", "--admin", **env).returncode == 0
     key = here.run("key", "generate", "alice", **env).stdout.strip()
     running = here.start("serve", "--port", "0", **env).ready()
@@ -40,7 +41,7 @@ def test_it_runs_on_the_configured_database_and_makes_none(here: Place, database
 
 
 def test_it_never_simulates(here: Place, database_url: str) -> None:
-    env = {"PARALLAMA_DB_URL": database_url, **NODE}
+    env: dict[str, Any] = {"PARALLAMA_DB_URL": database_url, **NODE}
     here.run("user", "create", "alice", **env)
     key = here.run("key", "generate", "alice", **env).stdout.strip()
     running = here.start("serve", "--port", "0", **env).ready()
@@ -58,7 +59,7 @@ def test_it_runs_on_the_database_that_quickstart_made(here: Place) -> None:
 
 
 def test_a_new_database_is_refused_until_it_is_migrated(here: Place, empty_database_url: str) -> None:
-    env = {"PARALLAMA_DB_URL": empty_database_url, **NODE}
+    env: dict[str, Any] = {"PARALLAMA_DB_URL": empty_database_url, **NODE}
     assert "parallama db migrate" in said(here, **env)
     assert here.run("db", "migrate", **env).returncode == 0
     assert here.start("serve", "--port", "0", **env).ready().end() == 0
@@ -92,7 +93,11 @@ def test_wrong_settings_are_named(here: Place) -> None:
     assert f"{config}:1: server.port" in here.run("serve", "--config", str(config)).stderr
     assert here.run("serve", "--config", str(config)).returncode == 1
     assert "PARALLAMA__SERVER__PROT" in said(here, PARALLAMA__SERVER__PROT="1")
-    assert "gateways.nowhere" in said(here, PARALLAMA__GATEWAYS="{nowhere: {}}")
+
+
+def test_options_of_a_gateway_that_is_not_there_are_named(here: Place, database_url: str) -> None:
+    text = said(here, PARALLAMA_DB_URL=database_url, PARALLAMA__GATEWAYS="{nowhere: {}}")
+    assert "gateways.nowhere: no such gateway; there are ollama" in text
 
 
 def test_a_database_that_does_not_answer_is_said(here: Place) -> None:

@@ -6,20 +6,20 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from processes import cluster_pids
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from processes import cluster_pids
 from running import RunningGateway, eventually
 
-from parallama import __version__
+from parallama.version import __version__
 from parallama.app import POOL, READINESS
 from parallama.metrics import Metrics
 from parallama.testing import Answer, FakeOllama, Fault
@@ -109,16 +109,20 @@ async def stopped(postgres: str) -> AsyncIterator[None]:
 @contextmanager
 def _stopped(data: Path) -> Iterator[None]:
     pids: list[int] = []
-    while more := [pid for pid in cluster_pids(data) if pid not in pids]:
-        for pid in more:
-            os.kill(pid, signal.SIGSTOP)
-        pids += more
-    assert len(pids) > 1
     try:
+        while more := [pid for pid in cluster_pids(data) if pid not in pids]:
+            pids += more
+            signal_all(more, signal.SIGSTOP)
+        assert len(pids) > 1
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        signal_all(pids, signal.SIGCONT)
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 async def test_readyz_is_503_while_draining(gateway: RunningGateway) -> None:
@@ -226,7 +230,7 @@ async def test_requests_in_flight_are_seen_while_they_are(gateway: RunningGatewa
     assert total(samples, "parallama_requests_in_flight", gateway="ollama") == 1
     assert total(samples, "parallama_node_requests_in_flight", node="node-1") == 1
     gate.set()
-    assert await asking == [200]
+    assert list(await asking) == [200]
     samples = await scrape(gateway)
     assert total(samples, "parallama_requests_in_flight") == 0
     assert total(samples, "parallama_node_requests_in_flight") == 0
@@ -275,7 +279,7 @@ async def test_openmetrics_for_those_who_ask(gateway: RunningGateway) -> None:
     headers = {**gateway.admin_auth, "Accept": "application/openmetrics-text; version=1.0.0"}
     async with gateway.http.get(f"{gateway.url}/metrics", headers=headers) as answer:
         assert answer.content_type == "application/openmetrics-text"
-        families = {family.name for family in parse_openmetrics(await answer.text())}
+        families = {family.name for family in parse_openmetrics(await answer.text())}  # type: ignore[no-untyped-call]
     assert "parallama_requests" in families
     async with gateway.http.get(f"{gateway.url}/metrics", headers=gateway.admin_auth) as answer:
         assert answer.content_type == "text/plain"

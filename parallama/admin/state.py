@@ -11,7 +11,6 @@ from typing import Any
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from parallama import __version__
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import NotAllowed
@@ -21,6 +20,7 @@ from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.traffic import WINDOW_S, Traffic
+from parallama.version import __version__
 
 Handler = Callable[[web.Request], Any]
 

@@ -9,7 +9,7 @@ import importlib
 
 import click
 
-from parallama import __version__
+from parallama.version import __version__
 
 _COMMANDS = {
     "config": "Check and show the settings.",

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from parallama import __version__
 from parallama.cli.context import Context, database_url, load_context
 from parallama.cli.serve import run_server, server_options
+from parallama.version import __version__
 
 if TYPE_CHECKING:
     from parallama.config import NodeSettings, Settings

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 import aiohttp
 from yarl import URL
 
-from parallama import __version__
 from parallama.config import NodeSettings
 from parallama.errors import ApiError, ClientLeft, TimedOut, UpstreamFailed
 from parallama.gateway.api import Head
+from parallama.version import __version__
 
 _USER_AGENT = f"parallama/{__version__}"
 _READ_BUFFER = 32 * 1024
