@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from parallama.version import __version__
 from parallama.cli import _COMMANDS, main
+from parallama.version import __version__
 
 HEAVY = ("aiohttp", "asyncpg", "pydantic", "redis", "rich", "prometheus_client", "uvloop", "orjson", "yaml")
 

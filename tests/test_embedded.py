@@ -303,6 +303,7 @@ def test_the_first_closed_directory_is_found(state: Path) -> None:
     # the owner's bits count for the owner, whatever others may
     inner.chmod(0o055)
     assert first_closed(inner, owner) == inner
+    inner.chmod(0o755)
 
 
 async def test_a_state_directory_behind_a_closed_one_is_refused_and_nothing_is_opened(state: Path) -> None:

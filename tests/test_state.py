@@ -19,10 +19,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 from running import RunningGateway, eventually
 
-from parallama.version import __version__
 from parallama.app import POOL, READINESS
 from parallama.metrics import Metrics
 from parallama.testing import Answer, FakeOllama, Fault
+from parallama.version import __version__
 
 MODEL = "llama3.2:1b"
 UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"

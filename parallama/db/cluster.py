@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,6 +161,9 @@ class Cluster:
                 os.close(log)
         # a killed server stays a zombie, which the next one takes for alive, until somebody waits for it
         threading.Thread(target=server.wait, name="postgres-reaper", daemon=True).start()
+        # some 20 ms, and not to be interrupted: who leaves before the pid is written cannot stop the server
+        while server.poll() is None and self.pid() is None:
+            time.sleep(0.002)
         return lambda: server.poll() is None
 
     def _spawn(self, program: Path, log: int) -> subprocess.Popen[bytes]:

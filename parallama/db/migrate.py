@@ -116,9 +116,8 @@ async def require_current(url: str, known: list[Migration] | None = None) -> Non
     status = await schema_status(url, known)
     _refuse_foreign(status)
     if status.pending:
-        raise ConfigError(
-            f"the database lacks {', '.join(status.pending)}: back it up, then run `parallama db migrate`"
-        )
+        first = "back it up, then run" if status.applied else "run"
+        raise ConfigError(f"the database lacks {', '.join(status.pending)}: {first} `parallama db migrate`")
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ Foreign exceptions end here: whatever goes wrong with the node is an UpstreamFai
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
@@ -19,6 +20,8 @@ from parallama.version import __version__
 _USER_AGENT = f"parallama/{__version__}"
 _READ_BUFFER = 32 * 1024
 """Bytes per connection; decides what a reader that stops costs in memory."""
+_PIECE = 64 * 1024
+"""Bytes of a request body that are handed on at once."""
 
 
 class NodeAnswer:
@@ -54,6 +57,7 @@ class Upstream:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._whole_s = settings.connect_s + settings.silence_s
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
 
     @asynccontextmanager
@@ -92,15 +96,17 @@ class Upstream:
         if self._session is None:
             raise RuntimeError("the upstream is not running")
         with _translated():
-            response = await self._session.request(
-                method,
-                URL(self._settings.url + path, encoded=True),
-                headers=headers,
-                data=body if body is None or isinstance(body, bytes) else _head_first(body),
-                expect100=await_continue,
-                allow_redirects=False,
-                timeout=self._timeout if limit_s is None else aiohttp.ClientTimeout(total=limit_s),
-            )
+            # aiohttp's own limit of silence begins when the body has been written
+            async with asyncio.timeout(self._whole_s if body is None or isinstance(body, bytes) else None):
+                response = await self._session.request(
+                    method,
+                    URL(self._settings.url + path, encoded=True),
+                    headers=_framed(headers, body),
+                    data=_pieces(body) if body else None,
+                    expect100=await_continue,
+                    allow_redirects=False,
+                    timeout=self._timeout if limit_s is None else aiohttp.ClientTimeout(total=limit_s),
+                )
         try:
             if 300 <= response.status < 400:
                 raise UpstreamFailed("the node answered a redirect")
@@ -110,8 +116,20 @@ class Upstream:
             response.close()
 
 
-async def _head_first(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """aiohttp keeps a head back until the first piece of its body: an empty one lets it go at once."""
+def _framed(headers: Mapping[str, str], body: bytes | AsyncIterable[bytes] | None) -> Mapping[str, str]:
+    return {**headers, "Content-Length": str(len(body))} if isinstance(body, bytes) else headers
+
+
+async def _pieces(body: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The body as aiohttp is to write it.
+
+    It keeps a head back until the first piece, which an empty one lets go at once; and it writes bytes in one go,
+    however many they are.
+    """
+    if isinstance(body, bytes):
+        for start in range(0, len(body), _PIECE):
+            yield body[start : start + _PIECE]
+        return
     yield b""
     async for piece in body:
         yield piece
