@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from raw_http import Got, RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
@@ -33,7 +33,7 @@ class Gate(asyncio.Event):
         super().__init__()
         self.reached = asyncio.Event()
 
-    async def wait(self) -> bool:
+    async def wait(self) -> Literal[True]:
         self.reached.set()
         return await super().wait()
 

@@ -22,7 +22,9 @@ def catalog() -> Catalog:
     return catalog
 
 
-@pytest.mark.parametrize("name", ["wordy", "WORDY", " wordy:latest ", "library/wordy", "registry.ollama.ai/library/wordy"])
+@pytest.mark.parametrize(
+    "name", ["wordy", "WORDY", " wordy:latest ", "library/wordy", "registry.ollama.ai/library/wordy"]
+)
 def test_names_match_as_ollama_matches_them(catalog: Catalog, name: str) -> None:
     assert catalog.exists(name)
     assert catalog.capabilities(name) == {"completion", "tools"}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from raw_http import Got, raw_client
 from running import RunningGateway
 
-from parallama.version import __version__
 from parallama.testing import Answer, FakeOllama, SeenRequest
+from parallama.version import __version__
 
 FROM_US = {"host", "user-agent", "content-length", "content-type"}
 """What the node may get when the client sends nothing of the allow-list but Content-Type."""
@@ -83,7 +83,9 @@ async def test_traces_and_accept_reach_the_node(gateway: RunningGateway, node: F
         assert seen.header(name.lower()) == value
 
 
-TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_0123456789!#$%&'*+.^`|~", min_size=1, max_size=20)
+TOKEN = st.text(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_0123456789!#$%&'*+.^`|~", min_size=1, max_size=20
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

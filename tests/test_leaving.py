@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from asking import CHAT, STREAMS, UNARY, Gate, asked, at_rest, bearer, metric, node_path, under_way
@@ -181,7 +181,7 @@ class Pace(asyncio.Event):
 
     pieces = 0
 
-    async def wait(self) -> bool:
+    async def wait(self) -> Literal[True]:
         self.pieces += 1
         return True
 
@@ -193,9 +193,7 @@ class Pace(asyncio.Event):
             await asyncio.sleep(0.2)
 
 
-async def test_a_client_that_leaves_is_never_taken_for_a_failed_node(
-    gateway: RunningGateway, node: FakeOllama
-) -> None:
+async def test_a_client_that_leaves_is_never_taken_for_a_failed_node(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(hold_chunks=asyncio.Semaphore(40)), times=None)
     for number in range(20):
         async with asked(gateway, "/api/chat", CHAT) as client:

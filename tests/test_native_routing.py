@@ -158,7 +158,12 @@ async def test_a_path_that_is_not_there_is_json_in_the_simple_dialect(gateway: R
 @MOUNTS
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("GET", "/chat", "POST"), ("POST", "/delete", "DELETE"), ("PUT", BLOB, "HEAD, POST"), ("POST", "/tags", "GET, HEAD")],
+    [
+        ("GET", "/chat", "POST"),
+        ("POST", "/delete", "DELETE"),
+        ("PUT", BLOB, "HEAD, POST"),
+        ("POST", "/tags", "GET, HEAD"),
+    ],
 )
 async def test_a_method_that_is_not_there_names_those_that_are(
     gateway: RunningGateway, mount: str, method: str, path: str, allow: str

@@ -20,5 +20,3 @@ def test_every_package_is_in_the_wheel() -> None:
     plugins = {p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py")}
     assert named == ours | plugins | {"parallama.migrations"}
     assert all((ROOT / folder).is_dir() for folder in placed.values())
-
-

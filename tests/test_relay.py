@@ -12,7 +12,7 @@ import pytest
 from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, at_rest, bearer, metric
 from raw_http import raw_client, request_bytes
 from running import RunningGateway, eventually, running_gateway
-from test_recorder import Wire
+from wire import Wire
 
 from parallama.app import RECORDER
 from parallama.exchange import created_at
@@ -72,7 +72,10 @@ async def test_a_document_leaves_one_row_with_the_nodes_counts(gateway: RunningG
     assert (got.status, got.framing) == (200, "length")
     row = await gateway.row()
     found = got.json()
-    usage = found.get("usage") or {"prompt_tokens": found["prompt_eval_count"], "completion_tokens": found["eval_count"]}
+    usage = found.get("usage") or {
+        "prompt_tokens": found["prompt_eval_count"],
+        "completion_tokens": found["eval_count"],
+    }
     same(row, status=200, outcome="ok", streamed=False, username="root", operation="chat", estimated=False)
     same(row, prompt_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"])
     same(row, request_bytes=sizes(body), response_bytes=len(got.body), client_request_id=None)
@@ -98,7 +101,12 @@ ASIDES: list[tuple[str, str, Any, Body]] = [
     ("GET", "/api/chat", None, {"operation": "unknown", "status": 405, "error": "method_not_allowed", "node": None}),
     ("POST", "/api/chat/", {}, {"operation": "chat", "status": 307, "outcome": "ok", "node": None}),
     ("POST", "/api/chat", b"{", {"operation": "chat", "status": 400, "error": "bad_request", "node": None}),
-    ("POST", "/api/pull", {"model": "x"}, {"operation": "manage", "status": 403, "error": "not_allowed", "model": None}),
+    (
+        "POST",
+        "/api/pull",
+        {"model": "x"},
+        {"operation": "manage", "status": 403, "error": "not_allowed", "model": None},
+    ),
     ("POST", "/api/chat", {"model": "x:cloud"}, {"status": 403, "model_asked": "x:cloud", "model": None, "node": None}),
     ("POST", "/api/chat", {"model": "no"}, {"status": 404, "outcome": "refused", "error": "node_error", "model": "no"}),
 ]
@@ -145,7 +153,7 @@ async def test_300_exchanges_at_once_leave_300_rows(gateway: RunningGateway, nod
     assert Counter(row["status"] for row in rows) == Counter(got.status for got in answers)
     by_id = {str(row["id"]): row for row in rows}
     for got in answers:
-        row = by_id[dict((name.lower(), value) for name, value in got.headers)["x-request-id"]]
+        row = by_id[{name.lower(): value for name, value in got.headers}["x-request-id"]]
         assert (row["status"], row["response_bytes"]) == (got.status, len(got.body))
     await at_rest(gateway)
     assert await metric(gateway, "parallama_requests_total") == 300
@@ -194,10 +202,21 @@ async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lo
         assert await metric(gateway, "parallama_usage_records_lost") == 0
 
 
-async def test_connections_to_the_node_are_used_again(gateway: RunningGateway, node: FakeOllama) -> None:
+def connections(node: FakeOllama) -> list[object]:
+    """Fills up with the connections that the node accepts from now on."""
     accepted: list[object] = []
     adopt = node.adopt
-    node.adopt = lambda task: (accepted.append(task), adopt(task))[1]  # type: ignore[method-assign]
+
+    def counted(task: asyncio.Task[None]) -> None:
+        accepted.append(task)
+        adopt(task)
+
+    node.adopt = counted  # type: ignore[method-assign]
+    return accepted
+
+
+async def test_connections_to_the_node_are_used_again(gateway: RunningGateway, node: FakeOllama) -> None:
+    accepted = connections(node)
     async with raw_client(gateway.port) as client:
         for path, body in [*STREAMS, ("/api/chat", UNARY), ("/api/embed", EMBED)] * 40:
             got = await client.ask("POST", path, body, bearer(gateway.key))
@@ -207,9 +226,7 @@ async def test_connections_to_the_node_are_used_again(gateway: RunningGateway, n
 
 
 async def test_an_error_of_the_node_does_not_cost_its_connection(gateway: RunningGateway, node: FakeOllama) -> None:
-    accepted: list[object] = []
-    adopt = node.adopt
-    node.adopt = lambda task: (accepted.append(task), adopt(task))[1]  # type: ignore[method-assign]
+    accepted = connections(node)
     for path in ["/api/chat", "/ollama/v1/chat"] * 20:
         assert (await ask(gateway, path, {**CHAT, "model": "missing"})).status == 404
     assert len(accepted) <= 5

@@ -10,7 +10,7 @@ import pytest
 from asking import CHAT, MODEL, UNARY, ask, bearer
 from raw_http import raw_client
 from running import RunningGateway, eventually, running_gateway
-from test_recorder import Wire
+from wire import Wire
 
 from parallama.app import POOL
 from parallama.identity import keys
@@ -69,7 +69,7 @@ async def test_a_cloud_model_is_refused_in_every_spelling_of_the_key(
 async def test_a_cloud_model_is_refused_in_every_spelling_of_its_name(
     gateway: RunningGateway, node: FakeOllama, path: str, name: str
 ) -> None:
-    body = '{"model":"%s","messages":[{"role":"user","content":"hello"}]}' % name
+    body = f'{{"model":"{name}","messages":[{{"role":"user","content":"hello"}}]}}'
     got = await ask(gateway, path, body.encode())
     assert got.status == 403
     assert list(got.json()) == ["error"]
@@ -110,7 +110,7 @@ async def test_a_cloud_model_reaches_the_node_where_the_settings_allow_it(
 
 
 async def test_the_node_reads_the_model_that_was_judged(gateway: RunningGateway, node: FakeOllama) -> None:
-    got = await ask(gateway, "/api/chat", ('{"model":"%s","Model":"%s"}' % (CLOUD, MODEL)).encode())
+    got = await ask(gateway, "/api/chat", f'{{"model":"{CLOUD}","Model":"{MODEL}"}}'.encode())
     assert got.status == 200
     assert json.loads((await node.request_for("/api/chat")).body) == {"model": MODEL}
 

@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+from parallama_ollama import register_gateways
 
 from parallama.config import ModelsSettings
 from parallama.errors import NotAllowed
@@ -10,7 +11,6 @@ from parallama.exchange import Caller
 from parallama.gateway.api import Outbound, Use
 from parallama.nodes.catalog import Catalog
 from parallama.proxy.resolve import admit, judge
-from parallama_ollama import register_gateways
 
 
 def _caller(*, admin: bool) -> Caller:

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from asking import CHAT, UNARY, ask, at_rest, bearer, under_way
+from asking import CHAT, UNARY, ask, at_rest, bearer, metric, under_way
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.identity import keys
-from parallama.testing import Answer, FakeOllama, SeenRequest
+from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
 
 MB = 1 << 20
 EXPECT = "Expect: 100-continue"
@@ -68,7 +68,9 @@ async def test_an_upload_arrives_byte_for_byte(
         (seen,) = uploads(node)
         assert seen.body == data
         assert bool(seen.header("content-length")) == (framing == "length")
-        assert (await client.ask("GET", "/api/version", None, bearer(gateway.key))).status == 200, "it can be used again"
+        assert (await client.ask("GET", "/api/version", None, bearer(gateway.key))).status == 200, (
+            "it can be used again"
+        )
     row = (await gateway.rows(2))[0]
     assert (row["operation"], row["status"], row["request_bytes"]) == ("manage", 201, len(data))
 
@@ -99,7 +101,9 @@ async def test_the_client_is_asked_to_continue_only_when_the_node_has_asked(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
     data = b"x" * 100
-    node.cue(Answer(hold_head=(gate := asyncio.Event()), status=400, error="not now"), blob(data).removeprefix("/ollama"))
+    node.cue(
+        Answer(hold_head=(gate := asyncio.Event()), status=400, error="not now"), blob(data).removeprefix("/ollama")
+    )
     async with sent(gateway, blob(data), gateway.admin_key, "Content-Length: 100", EXPECT) as client:
         await eventually(lambda: uploads(node))
         assert uploads(node)[0].header("expect").lower() == "100-continue"
@@ -125,6 +129,31 @@ async def test_a_blob_that_is_there_is_answered_without_asking_for_it(
         assert await closed(client)
     rows = await gateway.rows(3)
     assert [row["request_bytes"] for row in rows] == [MB, 0, 0]
+    await at_rest(gateway)
+
+
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.RESET])
+async def test_a_node_that_breaks_after_an_upload_is_a_502(
+    gateway: RunningGateway, node: FakeOllama, fault: Fault
+) -> None:
+    data = bytes(MB)
+    node.cue(Answer(fault=fault), blob(data).removeprefix("/ollama"))
+    got = await ask(gateway, blob(data), data, admin=True)
+    assert (got.status, list(got.json())) == (502, ["error"])
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["request_bytes"]) == (502, "failed", MB)
+
+
+async def test_a_node_that_dies_during_an_upload_is_a_502(gateway: RunningGateway, node: FakeOllama) -> None:
+    async with sent(gateway, blob(b""), gateway.admin_key, f"Content-Length: {300 * MB}") as client:
+        await client.send(bytes(1 << 16))
+        await eventually(lambda: uploads(node))
+        await node.close()
+        assert (await client.answer()).status == 502
+        assert await closed(client)
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["error"]) == (502, "failed", "upstream_failed")
+    assert await metric(gateway, "parallama_node_errors_total") == 1
     await at_rest(gateway)
 
 
@@ -170,9 +199,7 @@ SMALL = pytest.mark.parametrize("gateway_settings", [{"server": {"max_body_mb": 
 async def test_a_question_announced_as_too_large_is_refused_unread(
     gateway: RunningGateway, node: FakeOllama, path: str, expects: bool
 ) -> None:
-    async with sent(
-        gateway, path, gateway.key, f"Content-Length: {MB + 1}", *([EXPECT] if expects else [])
-    ) as client:
+    async with sent(gateway, path, gateway.key, f"Content-Length: {MB + 1}", *([EXPECT] if expects else [])) as client:
         got = await client.answer()
         assert (got.status, list(got.json())) == (413, ["error"])
         assert "1 MB" in got.json()["error"]
