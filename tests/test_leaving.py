@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import pytest
-from asking import CHAT, STREAMS, UNARY, Gate, asked, at_rest, bearer, metric, node_path, under_way
+from asking import CHAT, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
@@ -149,11 +149,12 @@ async def test_leaving_half_way_through_an_upload_frees_the_node(
 async def test_leaving_with_half_a_question_never_reaches_the_node(
     gateway: RunningGateway, node: FakeOllama, leave: Any
 ) -> None:
+    await ask(gateway, "/api/version")  # from here on the key is known: what is under way is authenticated
     async with raw_client(gateway.port) as client:
         await client.send(request_bytes("POST", "/api/chat", b'{"model"', bearer(gateway.key))[:-4])
         await eventually(lambda: under_way(gateway))
         leave(client)
-        row = await gateway.row()
+        _, row = await gateway.rows(2)
     assert (row["status"], row["outcome"], row["node"]) == (499, "cancelled", None)
     assert node.seen("/api/chat") == []
     await at_rest(gateway)
