@@ -70,7 +70,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
 
     for gateway in gateways:
         around = [
-            account(gateway, recorder, metrics, traffic, pool.catalog.exists),
+            account(gateway, recorder, metrics, traffic, pool.catalog.name_of, lambda: readiness.over),
             answer_errors(gateway),
             authenticate(callers),
             screen(recorder),

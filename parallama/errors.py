@@ -24,6 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+BUSY_RETRY_S = 2
+"""Seconds after which to try again what cannot be done now."""
+
 
 class ConfigError(Exception):
     """A setting or an installation that cannot work; says where, what is wrong and what would be right."""
@@ -110,7 +113,7 @@ class UpstreamFailed(ApiError):
         super().__init__(message)
         self.status = status
         if status in (429, 503):
-            self.retry_after_s = 2
+            self.retry_after_s = BUSY_RETRY_S
 
 
 class NoNode(ApiError):
@@ -118,7 +121,7 @@ class NoNode(ApiError):
 
     status = 503
     code = "no_node"
-    retry_after_s = 2
+    retry_after_s = BUSY_RETRY_S
 
 
 class Unavailable(ApiError):
@@ -126,7 +129,7 @@ class Unavailable(ApiError):
 
     status = 503
     code = "unavailable"
-    retry_after_s = 2
+    retry_after_s = BUSY_RETRY_S
 
 
 class TimedOut(ApiError):

@@ -23,14 +23,15 @@ TOPICS = ("api", "gateway", "usage", "auth", "error")
 
 _MASK = "********"
 _KEY = re.compile(r"plm_[0-9A-Za-z_]{8,}")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_USERINFO = re.compile(r"(?<=://)[^/@\s\"\\]+(?=@)")
 
 
 class Masker:
     """Replaces API keys, the user part of URLs, and the configured secrets."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
+        plain = {s for s in secrets if len(s) >= 4}
+        known = sorted({*plain, *(orjson.dumps(s).decode()[1:-1] for s in plain)}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def __call__(self, text: str) -> str:

@@ -103,14 +103,14 @@ class Metrics:
         self._requests = lru_cache(4096)(self.requests.labels)
         self._tokens = lru_cache(4096)(self.tokens.labels)
 
-    def end(self, exchange: Exchange, duration_s: float, known: Callable[[str], bool]) -> None:
-        """Count an exchange that has ended; `known` tells whether a node has a model of that name."""
+    def end(self, exchange: Exchange, duration_s: float, named: Callable[[str], str | None]) -> None:
+        """Count an exchange that has ended; `named` gives the node's own name of a model, None when no node has it."""
         gateway, operation, usage = exchange.gateway, exchange.operation, exchange.usage
         self._requests(gateway, operation, str(exchange.status), exchange.outcome.value).inc()
         self._duration(gateway, operation).observe(duration_s)
         if exchange.first_byte_s is not None:
             self._first_byte(gateway, operation).observe(exchange.first_byte_s)
-        model = exchange.model if exchange.model and known(exchange.model) else "other"
+        model = (exchange.model and named(exchange.model)) or "other"
         if usage.prompt_tokens:
             self._tokens(gateway, model, "prompt").inc(usage.prompt_tokens)
         if usage.output_tokens:

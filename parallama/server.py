@@ -138,6 +138,7 @@ async def run(settings: Settings, database_url: str, listening: socket.socket, s
             await site.stop()
             await asyncio.sleep(_ACCEPTED_S)
             await requests.end(settings.server.drain_s)
+            readiness.over = True
     finally:
         await runner.cleanup()
         _log.info("stopped")

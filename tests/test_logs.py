@@ -76,3 +76,15 @@ def test_a_bug_is_logged_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -
     (line,) = capsys.readouterr().err.splitlines()
     assert "RuntimeError: broken" in json.loads(line)["traceback"]
     assert KEY not in line
+
+
+def test_a_secret_that_json_escapes_is_masked_too() -> None:
+    secret = 'pa"ss\\word'
+    line = _line(f"with {secret}", Masker([secret]), field=[secret])
+    assert json.loads(line)["event"] == "with ********"
+    assert json.loads(line)["field"] == ["********"]
+
+
+def test_a_path_cannot_mask_other_fields() -> None:
+    line = json.loads(_line("x", path="/api/a://b", user="bob@example.com"))
+    assert (line["path"], line["user"]) == ("/api/a://b", "bob@example.com")

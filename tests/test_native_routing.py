@@ -210,6 +210,16 @@ async def test_odd_bytes_in_a_path_reach_the_node_encoded(
     assert targets == [f"/api/blobs/sha256:{'0' * 64}", "/api/blobs/x%3Fy%0D%0Az%20%25", "/api/blobs/%C3%A4"]
 
 
+@MOUNTS
+async def test_an_encoded_slash_does_not_lead_to_another_path_of_the_node(
+    gateway: RunningGateway, node: FakeOllama, mount: str
+) -> None:
+    for method in ("HEAD", "POST"):
+        got = await ask(gateway, f"{mount}/blobs/..%2F..%2Fapi%2Fchat", method=method, admin=True)
+        assert got.status == 404
+    assert [seen.target for seen in node.requests if ".." in seen.target] == []
+
+
 async def test_a_client_is_never_kept_waiting_by_another(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(hold_head=(gate := asyncio.Event())))
 

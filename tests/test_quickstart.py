@@ -6,14 +6,16 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import site
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from processes import PROGRAM, Place, Running, alive, ask, place, processes_of, 
 
 from parallama.db.wheel import Account, first_closed
 from parallama.testing import FakeOllama, fake_ollama
+
+ROOT = Path(__file__).parent.parent
 
 HELLO = {"model": "qwen3:0.6b", "prompt": "hello", "stream": False, "options": {"num_predict": 1}}
 
@@ -277,11 +281,11 @@ def test_an_output_that_nobody_reads_does_not_stop_it(here: Place, wrap: str) ->
 
 
 def test_a_normal_user_needs_nothing_but_a_home() -> None:
-    user, program = somebody()
-    with place(user, program) as found:
-        # no option, no variable: below the home directory
+    with somebody() as (user, program), place(user, program) as found:
+        # no option, no variable: below the home directory; root, where it cannot be another user, names it
         data = found.home / ".local" / "share" / "parallama"
-        running = found.start("quickstart", "--port", "0", OLLAMA_HOST="127.0.0.1:1", PARALLAMA_DATA_DIR="")
+        named = str(data) if os.geteuid() == 0 and user is None else ""
+        running = found.start("quickstart", "--port", "0", OLLAMA_HOST="127.0.0.1:1", PARALLAMA_DATA_DIR=named)
         running.data = data
         assert ask(f"{running.ready().url}/api/generate", HELLO, running.key()).status == 200
         assert stat.S_IMODE(data.stat().st_mode) == (0o711 if data.stat().st_uid == 0 else 0o700)
@@ -290,17 +294,33 @@ def test_a_normal_user_needs_nothing_but_a_home() -> None:
         assert alive(postgres) == []
 
 
-def somebody() -> tuple[str | None, tuple[str, ...]]:
-    """A user who is not root, and the command with which it starts the program; ourselves where root cannot help it."""
+@contextmanager
+def somebody() -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """A user who is not root, and the command with which it starts the program, from a copy that it can reach.
+
+    Ourselves, where we are not root or every Python lies where only root can reach it.
+    """
     nobody = Account(65534, 65534)
-    packages = site.getsitepackages()[0]
-    code = f"import site; site.addsitedir({packages!r}); from parallama.cli import main; main(prog_name='parallama')"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        reachable = Path(python).exists() and not first_closed(Path(python), nobody)
-        if os.geteuid() == 0 and reachable and not first_closed(Path(packages), nobody):
-            return "nobody", (python, "-c", code)
-    return None, PROGRAM
+    pythons = [python for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}")
+               if Path(python).exists() and not first_closed(Path(python), nobody)]  # fmt: skip
+    if os.geteuid() != 0 or not pythons:
+        yield None, PROGRAM
+        return
+    with tempfile.TemporaryDirectory(prefix="pl-", dir="/tmp") as copy:
+        Path(copy).chmod(0o711)
+        code = f"import sys; sys.path.insert(0, {copy!r}); from parallama.cli import main; main(prog_name='parallama')"
+        _copy_packages(Path(copy))
+        yield "nobody", (pythons[0], "-I", "-c", code)
+
+
+def _copy_packages(copy: Path) -> None:
+    """What the program imports, as an installation that is not editable has it."""
+    unused = ("__editable__*", "__pycache__", "pginstall", "mypy*", "ruff*", "hypothesis*", "pip", "_pytest", "grimp*")
+    shutil.copytree(site.getsitepackages()[0], copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*unused))
+    shutil.copytree(ROOT / "parallama", copy / "parallama", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "migrations", copy / "parallama" / "migrations")
+    shutil.copytree(ROOT / "plugins" / "parallama_ollama", copy / "parallama_ollama", dirs_exist_ok=True)
 
 
 def test_a_state_directory_that_cannot_be_reached_is_named(here: Place) -> None:

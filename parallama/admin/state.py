@@ -34,6 +34,8 @@ class Readiness:
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self.draining = False
+        self.over = False
+        """Whether the time to drain is up, so that what still runs is cut off."""
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Check = Callable[[], Awaitable[str]]
 
 
+_HELLO_S = 120.0
+"""A model may have to be loaded first."""
+
+
 @click.command()
 @settings_options
 def doctor(ctx: Context) -> None:
@@ -126,7 +130,7 @@ async def _node(node: NodeSettings) -> str:
         if not await one.health.check():
             raise UpstreamFailed(f"{node.url} does not answer")
         names = one.catalog.names()
-        able = [name for name in names if "completion" in one.catalog.capabilities(name)]
+        able = [n for n in names if "completion" in one.catalog.capabilities(n) and not one.catalog.remote(n)]
         hello = await _hello(one, able[0]) if able else "no model to say hello to"
     shown = ", ".join(names) or "none"
     return f"answers at {node.url}; models: {shown}; {hello}"
@@ -139,7 +143,7 @@ async def _hello(node: Any, model: str) -> str:
     ask = {"model": model, "prompt": "hello", "stream": False, "options": {"num_predict": 1}}
     body = json.dumps(ask).encode()
     headers = {"Content-Type": "application/json"}
-    async with node.upstream.send("POST", "/api/generate", headers, body) as answer:
+    async with node.upstream.send("POST", "/api/generate", headers, body, limit_s=_HELLO_S) as answer:
         await answer.read(1024 * 1024)
         if answer.head.status != 200:
             raise UpstreamFailed(f"{model} answered {answer.head.status} to a hello request")

@@ -129,6 +129,10 @@ def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _tokens(count: Any) -> int | None:
+    return count if type(count) is int and 0 <= count < 2**63 else None
+
+
 class CountedCodec(Codec):
     """A codec with one outbound, whose tokens the node counts at the end; cut before that, they are estimated."""
 
@@ -159,9 +163,9 @@ class CountedCodec(Codec):
         self.context_full = None
 
     def count(self, prompt: Any, output: Any) -> None:
-        """Take the node's counts; whatever is no integer is unknown (Ollama leaves a count of 0 out)."""
-        self._usage.prompt_tokens = prompt if type(prompt) is int else None
-        self._usage.output_tokens = output if type(output) is int else None
+        """Take the node's counts; whatever is no count is unknown (Ollama leaves a 0 out)."""
+        self._usage.prompt_tokens = _tokens(prompt)
+        self._usage.output_tokens = _tokens(output)
         self._usage.final = True
         self.context_full = self._is_full()
 

@@ -65,6 +65,11 @@ class Catalog:
         """Whether the node has a model of that name."""
         return canonical(name) in self._models
 
+    def name_of(self, name: str) -> str | None:
+        """The node's own spelling of a name; None when it has no such model."""
+        model = self._models.get(canonical(name))
+        return model.name if model else None
+
     def capabilities(self, name: str) -> frozenset[str]:
         """Such as `completion` or `embedding`; empty when unknown."""
         model = self._models.get(canonical(name))

@@ -108,12 +108,49 @@ class Upstream:
                     timeout=self._timeout if limit_s is None else aiohttp.ClientTimeout(total=limit_s),
                 )
         try:
+            if response.status < 200:
+                raise UpstreamFailed("the node changed the protocol")
             if 300 <= response.status < 400:
                 raise UpstreamFailed("the node answered a redirect")
-            yield NodeAnswer(response)
+            with _failing_with_its_connection(response):
+                yield NodeAnswer(response)
         finally:
             # a body read to its end has given the connection back already: then this does nothing
             response.close()
+
+
+@contextmanager
+def _failing_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Let the body fail when its connection closes early: aiohttp 3.14 tells a chunk that is framed wrongly, in a later
+    read than the head, to nobody who waits for the body."""
+    connection = response.connection
+    protocol = None if connection is None else connection.protocol
+    closed = None if protocol is None else protocol.closed
+
+    def fail(closed: asyncio.Future[None] | None) -> None:
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # it counts as seen
+        content = response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection closed within the body"))
+
+    if protocol is not None and closed is None:
+        fail(None)
+    if closed is not None:
+        closed.add_done_callback(fail)
+    try:
+        yield
+    finally:
+        if closed is not None:
+            closed.remove_done_callback(fail)
+            closed.remove_done_callback(_seen)  # one a connection, however many requests it carries
+            closed.add_done_callback(_seen)
+
+
+def _seen(closed: asyncio.Future[None]) -> None:
+    """Take notice of how a connection ended, which asyncio would otherwise complain about."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _framed(headers: Mapping[str, str], body: bytes | AsyncIterable[bytes] | None) -> Mapping[str, str]:

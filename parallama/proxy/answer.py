@@ -78,6 +78,8 @@ class Answer:
     async def _commit(self, *, whole: bool) -> None:
         headers = for_client(self._head.headers)
         headers.update(self._extra)
+        if self._streams:  # a stream may get an error line that its announced length has no room for
+            headers.popall("Content-Length", None)
         response = NodeResponse(status=self._head.status, reason=self._head.reason, headers=headers)
         was_chunked = self._head.header("transfer-encoding").lower() == "chunked"
         if "Content-Length" not in headers and self._request.method != "HEAD":

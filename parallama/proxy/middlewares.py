@@ -61,11 +61,17 @@ async def put_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def account(
-    gateway: Gateway, recorder: Recorder, metrics: Metrics, traffic: Traffic, known: Callable[[str], bool]
+    gateway: Gateway,
+    recorder: Recorder,
+    metrics: Metrics,
+    traffic: Traffic,
+    named: Callable[[str], str | None],
+    stopping: Callable[[], bool],
 ) -> Middleware:
     """Open the Exchange; whatever happens, count it, log it, and record it if its caller is known.
 
-    `known` tells whether a node has a model of that name.
+    `named` gives the node's own name of a model, None when no node has it; `stopping` tells whether it is this process
+    that cuts exchanges off now.
     """
 
     @web.middleware
@@ -79,24 +85,31 @@ def account(
         try:
             return await handler(request)
         except ClientLeft:
-            _cancelled(exchange)
+            _cut(exchange, stopping=False)
             return web.Response(status=_CLIENT_LEFT)
         except asyncio.CancelledError:
-            _cancelled(exchange)
+            _cut(exchange, stopping=stopping())
             raise
         finally:
             now = time.monotonic()
             if exchange.caller is not None:
                 recorder.record(exchange.record(now))
-            metrics.end(exchange, now - exchange.started, known)
+            metrics.end(exchange, now - exchange.started, named)
             traffic.count(exchange.gateway, now, exchange.first_byte_s)
             _api.info("request", extra={"fields": _line(request, exchange, now)})
 
     return account
 
 
-def _cancelled(exchange: Exchange) -> None:
-    exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, "client_left"
+def _cut(exchange: Exchange, *, stopping: bool) -> None:
+    """The exchange ended from outside: its client left, or this process stops."""
+    if exchange.streamed and exchange.usage.final:
+        # the last line was out: some clients stop reading there
+        exchange.status, exchange.outcome, exchange.error = 200, Outcome.OK, None
+    elif stopping:
+        exchange.status, exchange.outcome, exchange.error = 503, Outcome.FAILED, "stopped"
+    else:
+        exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, "client_left"
 
 
 def _line(request: web.Request, exchange: Exchange, now: float) -> dict[str, object]:

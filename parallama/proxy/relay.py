@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from parallama.config import Settings
-from parallama.errors import ApiError, TimedOut, UpstreamFailed
+from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
 from parallama.exchange import Caller, Exchange, Outcome
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
 from parallama.metrics import Metrics
@@ -29,6 +29,9 @@ from parallama.proxy.resolve import admit, judge
 _log = logging.getLogger("parallama.gateway")
 
 _VISIBLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "")
+
+_LONGEST_NAME = 256
+"""Characters of a model's name in a header; Ollama's own limit for a whole name is below that."""
 
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
@@ -60,6 +63,7 @@ class Relay:
             if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
                 self._metrics.node_errors.labels(exchange.node, error.code).inc()
                 _log.warning("node failed", extra={"fields": _fields(exchange, error)})
+                self._pool.changed()
             if not answer.committed:
                 raise
             await self._fail(exchange, codec, answer, error)
@@ -137,13 +141,19 @@ class Relay:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:
             # a name may hold anything; a header holds visible ASCII
-            extra["x-parallama-model"] = quote(exchange.model, safe=_VISIBLE)
+            extra["x-parallama-model"] = quote(exchange.model[:_LONGEST_NAME], safe=_VISIBLE)
         if mark := node_head.header(SIMULATED):
             extra[SIMULATED] = mark
+        if node_head.status in (429, 503) and not node_head.header("retry-after"):
+            extra["Retry-After"] = str(BUSY_RETRY_S)
         return extra
 
     async def _fail(self, exchange: Exchange, codec: Codec, answer: Answer, error: ApiError) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
+        if codec.streams and codec.usage.final:  # after its last line a stream lacks nothing
+            _settle(exchange, codec, Head(200))
+            await answer.end()
+            return
         exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
         last = codec.fail(error) if codec.streams else b""
         if not last:

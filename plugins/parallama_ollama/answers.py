@@ -19,8 +19,11 @@ from parallama.gateway.ndjson import (
     text_bytes,
 )
 
+_WHOLE = 1024 * 1024
+"""Bytes up to which a document is kept and read whole."""
+
 _TAIL = 16 * 1024
-"""Bytes of a document's end that are kept; the counts stand within its last hundred."""
+"""Bytes of the end of a larger one that are kept: the counts stand there, unless log probabilities follow them."""
 
 _CUT_SHORT = "the node ended its answer before it was complete"
 
@@ -134,16 +137,22 @@ class Answer(CountedCodec):
             self.count(message.get("prompt_eval_count"), message.get("eval_count"))
 
     def _see_tail(self, chunk: bytes) -> None:
-        self._tail += chunk[-_TAIL:]
-        if len(self._tail) > 2 * _TAIL:
+        self._size += len(chunk)
+        self._tail += chunk
+        if self._size > _WHOLE:
             del self._tail[:-_TAIL]
 
     def _judge_document(self) -> None:
-        if self._tail.endswith(b'"done":false}'):
-            self.failed = UpstreamFailed(_CUT_SHORT)
+        if self._size <= _WHOLE:
+            message = read_object(self._tail) or {}
+            if message.get("done") is False:
+                self.failed = UpstreamFailed(_CUT_SHORT)
+            else:
+                self.count(message.get("prompt_eval_count"), message.get("eval_count"))
             return
         prompt, output = _prompt_count.findall(self._tail), _output_count.findall(self._tail)
-        self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
+        if prompt or output:
+            self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
 
 
 class Progress(Answer):

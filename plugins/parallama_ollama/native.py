@@ -91,6 +91,9 @@ def _with_slash(route: Route) -> Route:
 
 
 def _open_plain(inbound: Inbound) -> Codec:
+    # gin routes the decoded path: to Ollama an encoded slash separates segments too
+    if any("/" in value for value in inbound.params.values()):
+        raise NotFound(f"there is nothing at {inbound.path}")
     return Plain(Outbound(method=inbound.method, path=node_path(inbound)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from parallama.errors import ApiError
+from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
 from parallama.gateway.ndjson import NDJSON, NdjsonCodec, json_line, message_text
 from parallama_ollama.native import error_reply
@@ -128,6 +128,8 @@ class Embeddings(_Document):
 
     def line(self, message: dict[str, Any]) -> bytes:
         vectors = message.get("embeddings") or []
+        if not isinstance(vectors, list):
+            raise UpstreamFailed("the node sent embeddings in another shape")
         return orjson.dumps({"model": self._model, "embeddings": vectors, "usage": self._told_usage()})
 
 
@@ -135,11 +137,15 @@ class Models(_Document):
     """`{models: [{name, size, modified, details: {format, family}}]}`; size is that of the parameters, such as 7B."""
 
     def line(self, message: dict[str, Any]) -> bytes:
-        return orjson.dumps({"models": [_model(entry) for entry in message.get("models") or []]})
+        entries = message.get("models") or []
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UpstreamFailed("the node sent a list of models in another shape")
+        return orjson.dumps({"models": [_model(entry) for entry in entries]})
 
 
 def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
-    details = entry.get("details") or {}
+    found = entry.get("details")
+    details = found if isinstance(found, dict) else {}
     return {
         "name": entry.get("name", ""),
         "size": details.get("parameter_size", ""),
@@ -152,6 +158,6 @@ def _utc(time: str) -> str:
     """An RFC 3339 time of any offset in UTC, to the second."""
     try:
         moment = datetime.fromisoformat(time).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return time
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"

@@ -56,7 +56,7 @@ async def exchange(gateway: RunningGateway, case: Case) -> Got:
 
 def end_to_end(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """What is neither of the connection nor ours."""
-    ours = ("x-request-id", "x-client-request-id", "x-parallama-")
+    ours = ("x-request-id", "x-client-request-id", "x-parallama-", "retry-after")
     return sorted(
         pair for pair in headers if pair[0].lower() not in HOP_BY_HOP and not pair[0].lower().startswith(ours)
     )
