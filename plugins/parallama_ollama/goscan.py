@@ -20,19 +20,22 @@ inside an array or object count as one step."""
 
 _WS = rb"[ \t\n\r]*+"
 _STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
-_NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
+_NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 _PLAIN = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null)"
 
 _space = re.compile(_WS)
 _key = re.compile(_STRING)
 _plain = re.compile(_PLAIN)
 _colon = re.compile(_WS + rb":" + _WS)
-_elements = re.compile(rb"(?:" + _PLAIN + _WS + rb"," + _WS + rb")*+")
-_members = re.compile(rb"(?:" + _STRING + _WS + rb":" + _WS + _PLAIN + _WS + rb"," + _WS + rb")*+")
+# Runs are bounded and not possessive: before Python 3.11.5 a possessive group ends in the wrong place (gh-106052), and
+# any other keeps every round in memory.
+_RUN = rb"{0,1000}"
+_elements = re.compile(rb"(?:" + _PLAIN + _WS + rb"," + _WS + rb")" + _RUN)
+_members = re.compile(rb"(?:" + _STRING + _WS + rb":" + _WS + _PLAIN + _WS + rb"," + _WS + rb")" + _RUN)
 _token = re.compile(_STRING + rb"|" + _NUMBER)
 
-_string_start = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+')
-_number_start = re.compile(rb"-?(?:(?:0|[1-9][0-9]*+)(?:\.[0-9]*+)?+(?:(?<=[0-9])[eE][+-]?[0-9]*+)?+)?+")
+_string_part = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})' + _RUN)
+_number_start = re.compile(rb"-?(?:(?:0|[1-9][0-9]*+)(?:\.[0-9]*+)?(?:(?<=[0-9])[eE][+-]?[0-9]*+)?)?")
 _hex_start = re.compile(rb"\\u[0-9a-fA-F]*+")
 
 _CLOSERS = {b"{": b"}", b"[": b"]"}
@@ -203,8 +206,9 @@ def _bad_literal(raw: bytes, pos: int, word: bytes) -> BadRequest:
 
 
 def _bad_string(raw: bytes, pos: int) -> BadRequest:
-    match = _string_start.match(raw, pos)
-    end = match.end() if match else pos
+    start, end = pos, pos + 1
+    while end > start and (match := _string_part.match(raw, end)):
+        start, end = end, match.end()
     if raw[end : end + 1] != b"\\":
         return invalid(raw, end, "in string literal")
     if digits := _hex_start.match(raw, end):
