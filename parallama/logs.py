@@ -40,6 +40,12 @@ class Masker:
         return self._known.sub(_MASK, text) if self._known else text
 
 
+def topic_of(record: logging.LogRecord) -> str:
+    """The topic of a record; what other libraries log belongs to `error`."""
+    topic = record.name.partition("parallama.")[2].partition(".")[0]
+    return topic if topic in TOPICS else "error"
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ts (RFC 3339 UTC), level, topic, event, then the fields."""
 
@@ -51,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "topic": record.name.rpartition(".")[2] if record.name.startswith("parallama.") else record.name,
+            "topic": topic_of(record),
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
@@ -68,8 +74,7 @@ class _Topic(logging.Filter):
         self._topic = topic
 
     def filter(self, record: logging.LogRecord) -> bool:
-        topic = record.name.partition("parallama.")[2].partition(".")[0]
-        return (topic if topic in TOPICS else "error") == self._topic
+        return topic_of(record) == self._topic
 
 
 class _Handoff(logging.handlers.QueueHandler):
@@ -114,6 +119,8 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
     root.handlers, root.level = [handoff], logging.WARNING
     ours = logging.getLogger("parallama")
     ours.setLevel(settings.level.upper())
+    # a traceback a second while the database is gone, which the listener has said once
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     listener.start()
     try:
         yield

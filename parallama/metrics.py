@@ -34,10 +34,7 @@ class Metrics:
     """The instruments of one process, on a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        GCCollector(registry)
-        PlatformCollector(registry)
-        ProcessCollector(registry=registry)
+        self.registry = registry = _registry()
         self.requests = Counter(
             "parallama_requests_total",
             "Gateway requests that ended, by true status (499: the client left).",
@@ -97,7 +94,10 @@ class Metrics:
             "parallama_build_info", "Always 1; the version is in the label.", ("version",), registry=registry
         )
         self.build.labels(__version__).set(1)
-        # `labels()` costs more than the count itself: children are kept
+        self._keep_children()
+
+    def _keep_children(self) -> None:
+        # `labels()` costs more than the count itself
         self._duration = lru_cache(256)(self.duration.labels)
         self._first_byte = lru_cache(256)(self.first_byte.labels)
         self._requests = lru_cache(4096)(self.requests.labels)
@@ -115,3 +115,12 @@ class Metrics:
             self._tokens(gateway, model, "prompt").inc(usage.prompt_tokens)
         if usage.output_tokens:
             self._tokens(gateway, model, "output").inc(usage.output_tokens)
+
+
+def _registry() -> CollectorRegistry:
+    """A registry with what is known of every Python process."""
+    registry = CollectorRegistry()
+    GCCollector(registry)
+    PlatformCollector(registry)
+    ProcessCollector(registry=registry)
+    return registry

@@ -94,3 +94,11 @@ def test_the_program_shows_what_it_would_run_with(path: Path) -> None:
     shown = {row["key"]: row["value"] for row in json.loads(done.stdout)}
     assert done.stderr == ""
     assert shown["logs.level"] == load_settings(path, environ={"LEVEL": "error"}).logs.level == "error"
+
+
+def test_options_that_no_gateway_takes_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("gateways:\n  olama: {}\n")
+    done = CliRunner().invoke(config, ["check", str(file)])
+    assert done.exit_code == 1
+    assert f"{file}: gateways.olama: no such gateway; did you mean ollama?" in done.output

@@ -132,3 +132,13 @@ async def test_a_node_that_breaks_is_looked_at_again_at_once(gateway: RunningGat
         return await metric(gateway, "parallama_node_up") == 0
 
     await eventually(is_down)
+
+
+@pytest.mark.parametrize(("after", "output"), [(40, None), (len(LINE) + 40, 1)])
+async def test_half_a_line_costs_nothing(
+    gateway: RunningGateway, node: FakeOllama, after: int, output: int | None
+) -> None:
+    node.cue(Answer(lines=[LINE, LINE, LINE], fault=Fault.CLOSE, after_body=after))
+    assert (await ask(gateway, "/api/chat", CHAT)).body.splitlines()[-1].startswith(b'{"error":')
+    await at_rest(gateway)
+    assert (await gateway.row())["output_tokens"] == output

@@ -139,8 +139,9 @@ def test_options_are_typed() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"nosuch": {}}, "there are echo"),
-        ({"echo": {"shoud": True}}, "it takes shout, times"),
+        ({"ecco": {}}, "did you mean echo"),
+        ({"echo": {"shoud": True}}, "did you mean shout"),
+        ({"echo": {"zzz": True}}, "there are shout, times"),
         ({"echo": {"times": "many"}}, "gateways.echo.times"),
     ],
 )

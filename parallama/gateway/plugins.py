@@ -5,6 +5,7 @@ Entry points are loaded one by one, so that a broken plugin is named and the oth
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,15 +109,21 @@ def make_gateways(classes: Sequence[type[Gateway]], options: Mapping[str, Mappin
 
     Raises ConfigError for a family that is not installed, an unknown option, or a wrong value.
     """
-    families = {gateway.name for gateway in classes}
-    for family in options.keys() - families:
-        raise ConfigError(f"gateways.{family}: no such gateway; there are {', '.join(sorted(families))}")
+    families = sorted({gateway.name for gateway in classes})
+    for family in options.keys() - set(families):
+        raise ConfigError(f"gateways.{family}: no such gateway{_rather(family, families)}")
     for family, given in options.items():
-        known = {name for gateway in classes if gateway.name == family for name in _fields(gateway.Options)}
-        for key in given.keys() - known:
-            right = f"; it takes {', '.join(sorted(known))}" if known else "; it takes no options"
-            raise ConfigError(f"gateways.{family}.{key}: no such option{right}")
+        known = sorted({name for gateway in classes if gateway.name == family for name in _fields(gateway.Options)})
+        for key in given.keys() - set(known):
+            raise ConfigError(f"gateways.{family}.{key}: no such option{_rather(key, known)}")
     return [gateway(_options(gateway, options.get(gateway.name, {}))) for gateway in classes]
+
+
+def _rather(wrong: str, right: Sequence[str]) -> str:
+    if not right:
+        return "; there are none"
+    near = difflib.get_close_matches(wrong, right, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(right)}"
 
 
 def _fields(options: type) -> Iterable[str]:

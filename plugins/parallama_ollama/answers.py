@@ -99,7 +99,8 @@ class Answer(CountedCodec):
         """The larger of one token a line and four bytes a token, by what the first line had beside its text."""
         if not self.streams:
             return None
-        return max(self._lines, (self._size - self._lines * self._overhead) // 4) or None
+        whole = self._size - len(self._open.rest)  # the envelope of half a line is no text
+        return max(self._lines, (whole - self._lines * self._overhead) // 4) or None
 
     def _see_lines(self, chunk: bytes) -> None:
         self._middle_of_line = chunk[-1:] != b"\n"
