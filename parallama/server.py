@@ -32,6 +32,8 @@ _log = logging.getLogger("parallama.gateway")
 _error = logging.getLogger("parallama.error")
 
 _BACKLOG = 4096
+_MAX_HEADER = 64 * 1024
+"""Bytes of one header, or of the request line: a cookie or token may be longer than aiohttp's 8 KB."""
 _ACCEPTED_S = 0.2
 """For connections that the kernel has accepted and nobody has read."""
 _CUT_S = 0.1
@@ -113,6 +115,8 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
         keepalive_timeout=settings.server.keepalive_s,
         lingering_time=1,  # the default of 10 s swallowed 192 MB after a 401
         auto_decompress=False,
+        max_line_size=_MAX_HEADER,
+        max_field_size=_MAX_HEADER,
         access_log=None,
         logger=ServerLog(_error, {}),
     )

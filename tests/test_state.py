@@ -296,3 +296,16 @@ async def test_a_wrong_method_is_405_and_names_the_right_ones(gateway: RunningGa
     async with gateway.http.post(f"{gateway.url}/healthz") as answer:
         assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
         assert (await answer.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_refusal_is_logged_with_the_id_of_its_request(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await gateway.http.get(f"{gateway.url}/api/tags")
+    (line,) = [record for record in caplog.records if record.name == "parallama.auth"]
+    assert line.__dict__["fields"]["request_id"] == answer.headers["x-request-id"]
+
+
+async def test_a_header_may_be_longer_than_aiohttps_own_limit(gateway: RunningGateway) -> None:
+    answer = await gateway.http.get(f"{gateway.url}/healthz", headers={"Cookie": "x" * 30_000})
+    assert answer.status == 200

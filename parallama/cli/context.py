@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -59,6 +60,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; what it cannot do is said on one line, exit code 1."""
     from parallama.errors import ApiError, ConfigError
 
+    # a command says itself what is wrong; without a handler Python prints every warning on stderr
+    logging.getLogger("parallama").addHandler(logging.NullHandler())
     try:
         return asyncio.run(work)
     except (ConfigError, ApiError) as error:

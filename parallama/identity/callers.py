@@ -77,6 +77,14 @@ class _Recent(OrderedDict[K, V]):
             self.popitem(last=False)
 
 
+class _Refused(NotAuthenticated):
+    """A caller that is refused, with what the log may say of it."""
+
+    def __init__(self, message: str, fields: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class Callers:
     """Turns headers into Callers. Give `on_change` and `on_reset` to the listener; use inside `running()`.
 
@@ -102,11 +110,19 @@ class Callers:
         self._used: _Recent[UUID, datetime] = _Recent(auth.cache_entries)
         self._generation = 0
 
-    async def identify(self, headers: Mapping[str, str]) -> Caller:
+    async def identify(self, headers: Mapping[str, str], **request: object) -> Caller:
         """The caller of a request with these headers (a mapping without case). A cached key never suspends.
 
-        Raises NotAuthenticated, and Unavailable when the database is needed and does not answer.
+        Raises NotAuthenticated, which is logged with what `request` tells of it, and Unavailable when the database is
+        needed and does not answer.
         """
+        try:
+            return await self._identify(headers)
+        except _Refused as refused:
+            _log.warning("authentication failed", extra={"fields": {**refused.fields, **request}})
+            raise
+
+    async def _identify(self, headers: Mapping[str, str]) -> Caller:
         key = self._key(headers)
         digest = _NO_KEY if key is None else keys.digest(key)
         if self._trusted():
@@ -227,7 +243,7 @@ def _checked(key: str) -> str:
     return key
 
 
-def _not_valid(reason: str, key: str | None) -> NotAuthenticated:
+def _not_valid(reason: str, key: str | None) -> _Refused:
     """One message for unknown and revoked keys and inactive users: it tells nothing to who tries keys."""
     return _refusal(
         reason,
@@ -236,8 +252,6 @@ def _not_valid(reason: str, key: str | None) -> NotAuthenticated:
     )
 
 
-def _refusal(reason: str, message: str, key: str | None = None) -> NotAuthenticated:
-    """The answer to a caller that is refused; logged, with the hint of a key that is well formed."""
-    fields = {"reason": reason} if key is None else {"reason": reason, "key": keys.hint(key)}
-    _log.warning("authentication failed", extra={"fields": fields})
-    return NotAuthenticated(message)
+def _refusal(reason: str, message: str, key: str | None = None) -> _Refused:
+    """The answer to a caller that is refused; the log gets the hint of a key that is well formed."""
+    return _Refused(message, {"reason": reason} if key is None else {"reason": reason, "key": keys.hint(key)})

@@ -207,7 +207,9 @@ def authenticate(callers: Callers) -> Middleware:
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[EXCHANGE].caller = await callers.identify(request.headers)
+        request[EXCHANGE].caller = await callers.identify(
+            request.headers, request_id=request[REQUEST_ID], remote=request.remote
+        )
         return await handler(request)
 
     return authenticate
