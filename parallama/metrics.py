@@ -7,7 +7,7 @@ is `other`, so that the number of series is bounded by what is installed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -35,64 +35,40 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = _registry()
-        self.requests = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.requests = counter(
             "parallama_requests_total",
             "Gateway requests that ended, by true status (499: the client left).",
             ("gateway", "operation", "status", "outcome"),
-            registry=registry,
         )
-        self.duration = Histogram(
+        self.duration = histogram(
             "parallama_request_duration_seconds",
             "From accept to the end of the answer.",
             ("gateway", "operation"),
             buckets=_DURATION,
-            registry=registry,
         )
-        self.first_byte = Histogram(
+        self.first_byte = histogram(
             "parallama_time_to_first_byte_seconds",
             "From accept to the first byte of the answer's body.",
             ("gateway", "operation"),
             buckets=_FIRST_BYTE,
-            registry=registry,
         )
-        self.tokens = Counter(
-            "parallama_tokens_total",
-            "Tokens, by kind: prompt or output.",
-            ("gateway", "model", "kind"),
-            registry=registry,
+        self.tokens = counter(
+            "parallama_tokens_total", "Tokens, by kind: prompt or output.", ("gateway", "model", "kind")
         )
-        self.in_flight = Gauge(
-            "parallama_requests_in_flight", "Gateway requests under way.", ("gateway",), registry=registry
+        self.in_flight = gauge("parallama_requests_in_flight", "Gateway requests under way.", ("gateway",))
+        self.node_up = gauge("parallama_node_up", "1: the node answered its last probe.", ("node",))
+        self.node_latency = gauge("parallama_node_latency_seconds", "Of the node's last probe.", ("node",))
+        self.node_in_flight = gauge("parallama_node_requests_in_flight", "Leases held on the node.", ("node",))
+        self.node_errors = counter("parallama_node_errors_total", "Exchanges that the node broke.", ("node", "code"))
+        self.records_pending = gauge("parallama_usage_records_pending", "Usage records not yet in PostgreSQL.")
+        self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL refused.")
+        self.database_up = gauge("parallama_database_up", "1: the database answers.")
+        self.database_connections = gauge(
+            "parallama_database_connections", "Connections of the pool, by state.", ("state",)
         )
-        self.node_up = Gauge("parallama_node_up", "1: the node answered its last probe.", ("node",), registry=registry)
-        self.node_latency = Gauge(
-            "parallama_node_latency_seconds", "Of the node's last probe.", ("node",), registry=registry
-        )
-        self.node_in_flight = Gauge(
-            "parallama_node_requests_in_flight", "Leases held on the node.", ("node",), registry=registry
-        )
-        self.node_errors = Counter(
-            "parallama_node_errors_total",
-            "Exchanges that the node broke.",
-            ("node", "code"),
-            registry=registry,
-        )
-        self.records_pending = Gauge(
-            "parallama_usage_records_pending", "Usage records not yet in PostgreSQL.", registry=registry
-        )
-        self.records_lost = Gauge(
-            "parallama_usage_records_lost", "Usage records that PostgreSQL refused.", registry=registry
-        )
-        self.database_up = Gauge("parallama_database_up", "1: the database answers.", registry=registry)
-        self.database_connections = Gauge(
-            "parallama_database_connections",
-            "Connections of the pool, by state.",
-            ("state",),
-            registry=registry,
-        )
-        self.build = Gauge(
-            "parallama_build_info", "Always 1; the version is in the label.", ("version",), registry=registry
-        )
+        self.build = gauge("parallama_build_info", "Always 1; the version is in the label.", ("version",))
         self.build.labels(__version__).set(1)
         self._keep_children()
 

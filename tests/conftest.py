@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +25,8 @@ from parallama.db.pool import Database
 from parallama.testing import FakeOllama, fake_ollama
 
 _numbers = itertools.count(1)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -73,6 +78,19 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     """A pool on a fresh database."""
     async with Database(database_url, DatabaseSettings()).running() as running:
         yield running
+
+
+@pytest.fixture
+def parallama(database_url: str, tmp_path: Path) -> Run:
+    """Run `parallama ...` on a fresh database; the answer has returncode, stdout and stderr."""
+
+    def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAMA")}
+        env |= {"PARALLAMA_DB_URL": database_url, "PARALLAMA_DATA_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "parallama", *args]
+        return subprocess.run(command, env=env, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
 
 
 @pytest.fixture

@@ -44,6 +44,12 @@ def test_stubs_of_cloud_models_are_known(catalog: Catalog) -> None:
     assert not catalog.remote("wordy")
 
 
+def test_only_local_models_that_complete_are_offered_for_a_prompt(catalog: Catalog) -> None:
+    stub = {"name": "stub:latest", "digest": "d3", "capabilities": ["completion"], "remote_host": "x"}
+    catalog.fill({"models": [stub, *TAGS["models"]]}, PS)
+    assert catalog.answering() == ["Wordy:latest"]
+
+
 def test_what_is_not_known_is_said_to_be_unknown(catalog: Catalog) -> None:
     assert not catalog.exists("nosuch")
     assert catalog.capabilities("nosuch") == frozenset()

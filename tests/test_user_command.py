@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def parallama(database_url: str, tmp_path: Path) -> Run:
-    """Run `parallama ...`; the answer has returncode, stdout and stderr."""
-
-    def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAMA")}
-        env |= {"PARALLAMA_DB_URL": database_url, "PARALLAMA_DATA_DIR": str(tmp_path)}
-        command = [sys.executable, "-m", "parallama", *args]
-        return subprocess.run(command, env=env, input=stdin, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
 
 
 def listed(parallama: Run, *args: str) -> list[dict[str, object]]:

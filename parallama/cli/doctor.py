@@ -130,7 +130,7 @@ async def _node(node: NodeSettings) -> str:
         if not await one.health.check():
             raise UpstreamFailed(f"{node.url} does not answer")
         names = one.catalog.names()
-        able = [n for n in names if "completion" in one.catalog.capabilities(n) and not one.catalog.remote(n)]
+        able = one.catalog.answering()
         hello = await _hello(one, able[0]) if able else "no model to say hello to"
     shown = ", ".join(names) or "none"
     return f"answers at {node.url}; models: {shown}; {hello}"

@@ -174,5 +174,4 @@ async def _look(node: NodeSettings) -> FoundNode | None:
         if not await found.health.check():
             return None
     names = found.catalog.names()
-    able = [name for name in names if "completion" in found.catalog.capabilities(name)]
-    return FoundNode(node, f"{node.url} ({len(names)} models)", next(iter(able or names), None))
+    return FoundNode(node, f"{node.url} ({len(names)} models)", next(iter(found.catalog.answering() or names), None))

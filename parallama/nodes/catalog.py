@@ -84,6 +84,11 @@ class Catalog:
         model = self._models.get(canonical(name))
         return model is not None and model.remote
 
+    def answering(self) -> list[str]:
+        """The models that answer prompts, on the node itself; newest first."""
+        models = self._models.values()
+        return [model.name for model in models if "completion" in model.capabilities and not model.remote]
+
     def names(self) -> list[str]:
         """Every model, newest first."""
         return [model.name for model in self._models.values()]
