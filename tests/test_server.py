@@ -103,6 +103,8 @@ def refused(running: Running) -> bool:
         socket.create_connection(_address(running)).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # still in the queue of the socket when that was closed: not refused yet
+        return False
     return False
 
 
