@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format clean
+.PHONY: help run test bench lint format clean
 
 help: ## List the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -14,6 +14,9 @@ run: $(BIN)/.embedded ## Run the gateway with everything it needs on this machin
 
 test: $(BIN)/.test ## Run the tests (ARGS='-k name')
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(BIN)/.embedded ## Measure against a bare aiohttp proxy, into bench/results.md (ARGS='--quick')
+	@exec $(BIN)/python -m bench $(ARGS)
 
 lint: $(BIN)/.lint ## Check format, style, types and import direction
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

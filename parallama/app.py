@@ -29,10 +29,10 @@ from parallama.proxy.middlewares import (
     authenticate,
     identify,
     put_headers,
-    screen,
 )
 from parallama.proxy.mounts import mount
 from parallama.proxy.relay import Relay
+from parallama.proxy.stalls import Stalls
 from parallama.traffic import Traffic
 
 READINESS = web.AppKey("readiness", state.Readiness)
@@ -55,25 +55,25 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     callers = Callers(database, settings.auth, listener)
     recorder = Recorder(database, settings.usage)
     pool = Pool(settings.nodes, metrics)
-    relay = Relay(pool, settings, metrics)
+    stalls = Stalls(settings.relay.stall_s)
+    relay = Relay(pool, stalls, settings, metrics)
     plugins = Plugins.load()
     gateways = make_gateways(plugins.classes(), settings.gateways)
     for problem in plugins.problems:
         _log.error("plugin not used", extra={"fields": {"problem": problem}})
 
     app = web.Application(middlewares=[identify(IdGenerator()), answer_edges])
-    app.on_response_prepare.append(put_headers)
     app[READINESS] = readiness = state.Readiness(listener)
+    app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     app[POOL], app[RECORDER] = pool, recorder
-    for part in (database, listener, callers, recorder, pool):
+    for part in (database, listener, callers, recorder, pool, stalls):
         app.cleanup_ctx.append(_entered(part.running))
 
     for gateway in gateways:
         around = [
             account(gateway, recorder, metrics, traffic, pool.catalog.name_of, lambda: readiness.over),
             answer_errors(gateway),
-            authenticate(callers),
-            screen(recorder),
+            authenticate(callers, recorder),
         ]
         for path, below in mount(gateway, relay, around):
             app.add_subapp(path, below)

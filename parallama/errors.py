@@ -14,6 +14,7 @@ Exception
       ├── UpstreamFailed      502, or the node's own status
       ├── NoNode              503
       ├── Unavailable         503
+      ├── Stopped             503
       └── TimedOut            504
 
 No message holds a key, a token, a prompt or an answer.
@@ -129,6 +130,14 @@ class Unavailable(ApiError):
 
     status = 503
     code = "unavailable"
+    retry_after_s = BUSY_RETRY_S
+
+
+class Stopped(ApiError):
+    """This process stops, and the time to end what was under way is over."""
+
+    status = 503
+    code = "stopped"
     retry_after_s = BUSY_RETRY_S
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -70,8 +71,7 @@ class Usage:
     """True: the node's own counts. False: counted from chunks, an estimate."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRecord:
+class UsageRecord(NamedTuple):
     """One row of the table `usage`; the fields are its columns, in order."""
 
     id: UUID
@@ -103,9 +103,6 @@ class UsageRecord:
     client_request_id: str | None
 
 
-RECORD_COLUMNS = tuple(f.name for f in fields(UsageRecord))
-
-
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """One client request, from accept to settle."""
@@ -127,6 +124,8 @@ class Exchange:
     error: str | None = None
     """A code of ours with a few words, never text of the node or of the client."""
     streamed: bool = False
+    stalled: bool = False
+    """The client was cut off because it did not take its answer."""
     request_bytes: int = 0
     response_bytes: int = 0
     context_full: bool | None = None

@@ -1,4 +1,4 @@
-"""JSON lines by topic, on stderr or in rotating files, written by a thread of their own.
+"""JSON lines by topic, on stderr or in rotating files, written in batches by a thread of their own.
 
 The topics are the loggers `parallama.api`, `.gateway`, `.usage`, `.auth` and `.error`. Fields beside the message come
 in `extra={"fields": {...}}`. Keys and configured secrets are masked in whatever is logged.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import queue
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import orjson
@@ -21,6 +22,8 @@ from parallama.config import LogsSettings
 
 TOPICS = ("api", "gateway", "usage", "auth", "error")
 
+_BATCH_S = 0.05
+"""A line waits so long for others."""
 _MASK = "********"
 _KEY = re.compile(r"plm_[0-9A-Za-z_]{8,}")
 _USERINFO = re.compile(r"(?<=://)[^/@\s\"\\]+(?=@)")
@@ -31,13 +34,15 @@ class Masker:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         plain = {s for s in secrets if len(s) >= 4}
-        known = sorted({*plain, *(orjson.dumps(s).decode()[1:-1] for s in plain)}, key=len, reverse=True)
+        self._plain = known = sorted({*plain, *(orjson.dumps(s).decode()[1:-1] for s in plain)}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def __call__(self, text: str) -> str:
-        text = _KEY.sub(_MASK, text)
-        text = _USERINFO.sub(_MASK, text)
-        return self._known.sub(_MASK, text) if self._known else text
+        if "plm_" in text:
+            text = _KEY.sub(_MASK, text)
+        if "://" in text:
+            text = _USERINFO.sub(_MASK, text)
+        return self._known.sub(_MASK, text) if self._known and any(map(text.__contains__, self._plain)) else text
 
 
 def topic_of(record: logging.LogRecord) -> str:
@@ -66,41 +71,85 @@ class JsonFormatter(logging.Formatter):
         return self._mask(orjson.dumps(line, default=str).decode())
 
 
-class _Topic(logging.Filter):
-    """Lets one topic pass; `error` also takes what other libraries log."""
+class _Stderr:
+    def write_lines(self, lines: Sequence[str]) -> None:
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
 
-    def __init__(self, topic: str) -> None:
+    def close(self) -> None:
+        """It is not ours."""
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """Rotates as logging's own does, but reaches the disk once a batch."""
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        assert self.stream is not None
+        size = self.stream.tell()
+        for line in lines:
+            data = len(line.encode()) + 1
+            if size and size + data > self.maxBytes:
+                self.doRollover()
+                size = 0
+            assert self.stream is not None
+            self.stream.write(line + "\n")
+            size += data
+        self.stream.flush()
+
+
+def _files(settings: LogsSettings) -> Mapping[str, _Stderr | _File]:
+    """Where the lines of each topic go."""
+    directory = settings.directory
+    if directory is None:
+        return dict.fromkeys(TOPICS, _Stderr())
+    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    size = settings.max_mb * 1024 * 1024
+    return {
+        topic: _File(directory / f"{topic}.log", maxBytes=size, backupCount=settings.backups, encoding="utf-8")
+        for topic in TOPICS
+    }
+
+
+class _Batches(logging.Handler):
+    """Has lines written soon: a thread that is woken for each of them costs more than the line itself."""
+
+    def __init__(self, files: Mapping[str, _Stderr | _File]) -> None:
         super().__init__()
-        self._topic = topic
+        self._files = files
+        # unbounded on purpose: a line is never dropped, and writing is faster than any load of requests
+        self._waiting: dict[str, list[str]] = {}
+        self._news = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
+        self._thread.start()
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return topic_of(record) == self._topic
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one."""
+        self._waiting.setdefault(topic_of(record), []).append(self.format(record))
+        if not self._news.is_set():
+            self._news.set()
 
+    def close(self) -> None:
+        """Write what waits, and close the files."""
+        self._over = True
+        self._news.set()
+        self._thread.join()
+        for file in set(self._files.values()):
+            file.close()
+        super().close()
 
-class _Handoff(logging.handlers.QueueHandler):
-    """Hands records over as they are: the formatter runs in the writing thread."""
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
-
-
-def _handlers(settings: LogsSettings, formatter: logging.Formatter) -> Iterator[logging.Handler]:
-    if settings.directory is None:
-        handler: logging.Handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(formatter)
-        yield handler
-        return
-    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-    for topic in TOPICS:
-        handler = logging.handlers.RotatingFileHandler(
-            settings.directory / f"{topic}.log",
-            maxBytes=settings.max_mb * 1024 * 1024,
-            backupCount=settings.backups,
-            encoding="utf-8",
-        )
-        handler.setFormatter(formatter)
-        handler.addFilter(_Topic(topic))
-        yield handler
+    def _write(self) -> None:
+        while not self._over:
+            self._news.wait()
+            if not self._over:
+                time.sleep(_BATCH_S)
+            self._news.clear()
+            assert self.lock is not None
+            with self.lock:  # as around `emit`
+                waiting, self._waiting = self._waiting, {}
+            for topic, lines in waiting.items():
+                with suppress(OSError):  # a full disk: there is nobody to tell
+                    self._files[topic].write_lines(lines)
 
 
 @contextmanager
@@ -109,23 +158,32 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
 
     Raises OSError when the directory cannot be written.
     """
-    handlers = list(_handlers(settings, JsonFormatter(Masker(secrets))))
-    # unbounded on purpose: a line is never dropped, and the writing thread is faster than any load of requests
-    waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handoff = _Handoff(waiting)
-    listener = logging.handlers.QueueListener(waiting, *handlers)
+    handler = _Batches(_files(settings))
+    handler.setFormatter(JsonFormatter(Masker(secrets)))
     root = logging.getLogger()
     before, level = root.handlers, root.level
-    root.handlers, root.level = [handoff], logging.WARNING
+    root.handlers, root.level = [handler], logging.WARNING
     ours = logging.getLogger("parallama")
     ours.setLevel(settings.level.upper())
     # a traceback a second while the database is gone, which the listener has said once
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
-    listener.start()
+    try:
+        with _lean():
+            yield
+    finally:
+        root.handlers, root.level = before, level
+        handler.close()
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """Leave out of log records what no line holds (docs.python.org/3/howto/logging.html, Optimization)."""
+    names = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
+    before = {name: getattr(logging, name) for name in names if hasattr(logging, name)}
+    for name in before:
+        setattr(logging, name, None)
     try:
         yield
     finally:
-        listener.stop()
-        root.handlers, root.level = before, level
-        for handler in handlers:
-            handler.close()
+        for name, value in before.items():
+            setattr(logging, name, value)

@@ -62,6 +62,9 @@ class Metrics:
         self.node_latency = gauge("parallama_node_latency_seconds", "Of the node's last probe.", ("node",))
         self.node_in_flight = gauge("parallama_node_requests_in_flight", "Leases held on the node.", ("node",))
         self.node_errors = counter("parallama_node_errors_total", "Exchanges that the node broke.", ("node", "code"))
+        self.malformed = counter(
+            "parallama_malformed_requests_total", "Requests that are not HTTP as it is spoken here.", ("kind",)
+        )
         self.records_pending = gauge("parallama_usage_records_pending", "Usage records not yet in PostgreSQL.")
         self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL refused.")
         self.database_up = gauge("parallama_database_up", "1: the database answers.")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import pytest
-from asking import CHAT, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
+from asking import CHAT, EMBED, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
@@ -164,17 +164,17 @@ async def test_leaving_with_half_a_question_never_reaches_the_node(
 async def test_leaving_while_the_answer_is_not_read_frees_the_node(
     gateway: RunningGateway, node: FakeOllama, leave: Any
 ) -> None:
-    line = b'{"message":{"role":"assistant","content":"' + b"x" * 60_000 + b'"},"done":false}\n'
+    piece = b"c350\r\n" + b" " * 50_000 + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     pace = Pace()
-    node.cue(Answer(lines=[line] * 1000, hold_chunks=pace))  # 60 MB: more than all buffers on the way
-    async with asked(gateway, "/api/chat", CHAT) as client:
-        seen = await node.request_for("/api/chat")
+    node.cue(Answer(raw=[head, *[piece] * 1000], hold_chunks=pace))  # 50 MB: more than all buffers on the way
+    async with asked(gateway, "/api/embed", EMBED) as client:
+        seen = await node.request_for("/api/embed")
         await pace.stopped()
         leave(client)
         row = await freed(gateway, seen)
     assert pace.pieces < 999
-    assert row["estimated"] is True
-    assert row["output_tokens"] > 1000
+    assert (row["streamed"], row["estimated"]) == (False, True)
 
 
 class Pace(asyncio.Event):

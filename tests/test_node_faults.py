@@ -162,7 +162,7 @@ async def test_the_nodes_errors_pass_with_status_and_words(
 @pytest.fixture
 async def hasty(database_url: str, node: FakeOllama) -> Any:
     """A gateway that waits for its node 0.3 s."""
-    nodes = [{"name": "node-1", "url": node.url, "silence_s": 0.3}]
+    nodes = [{"name": "node-1", "url": node.url, "first_byte_s": 0.3, "idle_s": 0.3}]
     async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
         yield gateway
 
@@ -271,7 +271,7 @@ async def test_the_error_does_not_tell_where_the_nodes_are(database_url: str) ->
 async def test_a_node_that_does_not_take_the_question_is_a_504(database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel accepts for it; nobody reads
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        nodes = [{"name": "node-1", "url": url, "silence_s": 0.3, "connect_s": 0.3}]
+        nodes = [{"name": "node-1", "url": url, "first_byte_s": 0.3, "connect_s": 0.3}]
         async with running_gateway(database_url, url, {"nodes": nodes}) as gateway:
             body = json.dumps(UNARY).encode().ljust(48 << 20)  # more than the buffers of a connection
             assert is_error(await ask(gateway, "/api/chat", body), 504)

@@ -16,7 +16,6 @@ from wire import Wire
 from parallama.config import DatabaseSettings, UsageSettings
 from parallama.db.pool import Database
 from parallama.db.query import Query
-from parallama.exchange import RECORD_COLUMNS
 from parallama.ledger.recorder import Recorder
 
 NEVER_MS = 3_600_000
@@ -50,7 +49,7 @@ async def test_a_row_is_visible_soon_after_it_was_recorded(database: Database) -
         row = make_row(key_id=uuid4(), error="node_broke", context_full=True, client_request_id="mine")
         recorder.record(row)
         stored = await eventually(lambda: database.fetchrow(Query("row", (), "SELECT * FROM usage")))
-        assert tuple(stored) == tuple(getattr(row, name) for name in RECORD_COLUMNS)
+        assert tuple(stored) == row
         await eventually(lambda: recorder.pending == 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,8 +17,10 @@ from parallama.errors import ApiError, BadRequest, ModelUnknown, NotAllowedMetho
 from parallama.exchange import Usage
 from parallama.gateway.api import Codec, Head
 from parallama.gateway.ndjson import NdjsonCodec, json_line, node_error
+from parallama.testing import Transcript, check_codec, load_recording
 
 SIMPLE = OllamaSimple()
+FOLDER = Path(__file__).parent / "recordings"
 ASK: dict[str, dict[str, Any]] = {
     "/generate": {"model": "wordy", "prompt": "Why?"},
     "/chat": {"model": "wordy", "messages": [{"role": "user", "content": "Why?"}]},
@@ -177,6 +180,48 @@ def test_an_answer_without_its_end_is_never_passed_for_whole(path: str, name: st
         with pytest.raises(UpstreamFailed):
             play(unary, record, chunks)
         assert unary.fail(caught.value) == b""
+
+
+KEEPING = [
+    *STREAMS,
+    *BROKEN,
+    *[(path, name) for path, name, _, _ in ERRORS],
+    ("/generate", "generate-load"),
+    ("/generate", "generate-emoji"),
+    ("/chat", "chat-tools-stream"),
+    ("/embeddings", "embed-dimensions"),
+    ("/models", "tags"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "name"), KEEPING)
+def test_a_recorded_answer_keeps_every_promise_of_a_codec(path: str, name: str, stream: bool) -> None:
+    kept = load_recording(FOLDER / f"{name}.json")
+    check_codec(lambda: opened(path, stream=stream and path in ("/generate", "/chat")), kept)
+
+
+WORDS = [
+    {"message": {"role": "assistant", "content": text}, "done": False}
+    for text in ("Grüße 😂", '"done":true', "\x85\u2028\u2029\x7f", '{"error":"none"}', "")
+]
+END = {"message": {"role": "assistant", "content": ""}, "done": True, "prompt_eval_count": 7, "eval_count": 5}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "transcript",
+    [
+        Transcript.stream(*WORDS, END),
+        Transcript.stream(*WORDS),
+        Transcript.stream(*WORDS, {"error": "out of memory"}),
+        Transcript(body=Transcript.stream(*WORDS, END).body, complete=False),
+        Transcript(body=Transcript.stream(*WORDS).body + b"<html>\n" + Transcript.stream(END).body),
+    ],
+    ids=["whole", "no end", "an error", "broken behind its end", "no JSON"],
+)
+def test_odd_answers_keep_every_promise_of_a_codec(transcript: Transcript, stream: bool) -> None:
+    check_codec(lambda: opened("/chat", stream=stream), transcript)
 
 
 def test_nothing_follows_a_whole_answer() -> None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httptools
 import pytest
 from raw_http import Got, RawClient, raw_client, request_bytes
 
 from parallama.simulated.recordings import cut_at
 from parallama.testing import (
+    BAD_CHUNKS,
+    BAD_HEADS,
     BUSY,
     EVERY_BYTE,
     Answer,
@@ -26,12 +36,13 @@ from parallama.testing import (
     load_recording,
 )
 
-pytest_plugins = ["parallama.testing"]
+pytest_plugins = ["parallama.testing.plugin"]
 
 FOLDER = Path(__file__).parent / "recordings"
 RECORDINGS = sorted(path.name for path in FOLDER.glob("*.json"))
 PROMPT = {"model": "llama3.2:1b", "prompt": "Why?", "options": {"num_predict": 4}}
-DOCS = (Path(__file__).parent.parent / "docs" / "testing.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+DOCS = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -228,6 +239,129 @@ async def test_a_wrong_content_length_is_announced(off: int, ollama_node: FakeOl
     assert (announced - off, body) == (len(body), b'{"error":"no such thing"}')
 
 
+# What the node does with the request
+
+
+async def test_a_final_answer_can_come_while_the_body_is_still_coming(ollama_node: FakeOllama, raw: RawClient) -> None:
+    ollama_node.cue(Answer(reads=0, status=413, error="too large"))
+    await raw.send(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200\r\n\r\n" + b"x" * 100)
+    got = await raw.answer()
+    assert (got.status, got.json()) == (413, {"error": "too large"})
+    assert ("Connection", "close") in got.headers
+    raw.writer.write_eof()
+    assert await raw.reader.read() == b""
+    seen = await ollama_node.request_for("/api/chat")
+    assert seen.body == b""
+
+
+async def test_a_node_that_reads_nothing_does_not_ask_for_the_body(ollama_node: FakeOllama, raw: RawClient) -> None:
+    ollama_node.cue(Answer(reads=0, status=401, error="who are you"))
+    head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    await raw.send(head)
+    assert (await raw.answer()).status == 401
+
+
+async def test_a_node_can_stop_reading_the_body(ollama_node: FakeOllama, raw: RawClient) -> None:
+    ollama_node.cue(Answer(reads=1000))
+    await raw.send(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 1000)
+    seen = await ollama_node.request_for("/api/chat")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await raw.send(b"x" * 64_000_000)
+    assert raw.writer.transport.get_write_buffer_size() > 0
+    assert seen.body == b"x" * 1000
+    assert not seen.done.is_set()
+
+
+# Heads
+
+
+async def test_heads_of_1xx_come_before_the_answer(ollama_node: FakeOllama, raw: RawClient) -> None:
+    gate = asyncio.Event()
+    ollama_node.cue(Answer(interim=[100, 103], hold_head=gate))
+    await raw.send(request_bytes("POST", "/api/generate", PROMPT))
+    heads = [await raw.head() for _ in range(2)]
+    assert heads == ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\n"]
+    gate.set()
+    assert (await raw.answer()).lines()[-1]["done"]
+
+
+async def test_a_head_can_have_any_length(ollama_node: FakeOllama) -> None:
+    ollama_node.cue(Answer(error="x", headers=[("X-Long", "x" * 2**20)]))
+    ollama_node.cue(Answer(raw=chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"X-More: and more\r\n" * 1000))))
+    reader, writer = await asyncio.open_connection("127.0.0.1", ollama_node.port, limit=2**22)
+    writer.write(request_bytes("POST", "/api/chat", {}) * 2)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert 2**20 < len(head) < 2**20 + 1000
+    assert await reader.readexactly(len(b'{"error":"x"}')) == b'{"error":"x"}'
+    endless = await reader.readexactly(2**21)
+    assert b"\r\n\r\n" not in endless
+    writer.transport.abort()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    async with asyncio.timeout(30):
+        await ollama_node.requests[1].client_left.wait()
+
+
+@pytest.mark.parametrize("answer", [*BAD_HEADS.values(), *BAD_CHUNKS.values()], ids=[*BAD_HEADS, *BAD_CHUNKS])
+async def test_what_is_no_http_is_no_answer_to_a_strict_reader(
+    answer: Answer, ollama_node: FakeOllama, raw: RawClient
+) -> None:
+    ollama_node.cue(answer)
+    await raw.send(request_bytes("POST", "/api/chat", {}))
+    sent = await raw.reader.read()
+    assert sent == b"".join(answer.raw or ())
+    ended: list[bool] = []
+    with suppress(httptools.HttpParserError):
+        httptools.HttpResponseParser(SimpleNamespace(on_message_complete=lambda: ended.append(True))).feed_data(sent)
+    assert not ended
+
+
+# Bodies
+
+
+async def test_a_body_can_end_with_its_connection(ollama_node: FakeOllama) -> None:
+    for cue in (Answer(until_close=True), Answer(until_close=True, status=500, error="x")):
+        ollama_node.cue(cue)
+        async with raw_client(ollama_node.port) as raw:
+            got = await generate(raw)
+        assert (got.framing, got.status) == ("close", cue.status)
+        assert not {"Content-Length", "Transfer-Encoding"} & {name for name, _ in got.headers}
+        assert "error" in got.json() if cue.error else got.lines()[-1]["done"]
+
+
+async def test_bytes_can_follow_the_end_of_the_answer(ollama_node: FakeOllama, raw: RawClient) -> None:
+    second = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    for cue in (Answer(extra=second), Answer(extra=second, error="x", status=500)):
+        ollama_node.cue(cue)
+        assert (await generate(raw)).status == cue.status
+        assert await raw.reader.readexactly(len(second)) == second
+    assert (await generate(raw)).status == 200
+
+
+async def test_a_slow_drip_waits_before_each_write(ollama_node: FakeOllama, raw: RawClient) -> None:
+    drops = asyncio.Semaphore(0)
+    ollama_node.cue(Answer(raw=[b"HTTP/1.1 ", b"200"], cuts=EVERY_BYTE, hold_writes=drops))
+    await raw.send(request_bytes("POST", "/api/chat", {}))
+    assert await raw.reader.readexactly(1) == b"H"
+    for byte in b"TTP/1.1 200":
+        drop = asyncio.get_running_loop().create_task(raw.reader.readexactly(1), name="drop")
+        assert await still_waits(drop)
+        drops.release()
+        assert await drop == bytes([byte])
+
+
+async def test_a_flood_goes_on_until_the_client_leaves(ollama_node: FakeOllama) -> None:
+    line = b'{"response":"x","done":false}\n'
+    ollama_node.cue(Answer(lines=repeat(line * 100)))
+    async with raw_client(ollama_node.port) as raw:
+        await raw.send(request_bytes("POST", "/api/generate", PROMPT))
+        await raw.head()
+        for _ in range(2000):
+            assert await raw.chunk() == line * 100
+    async with asyncio.timeout(30):
+        await ollama_node.requests[0].client_left.wait()
+
+
 # Faults
 
 
@@ -409,6 +543,87 @@ async def test_a_node_of_ones_own_has_the_models_that_were_asked_for() -> None:
         assert len(lines) == 5 + 1
         assert lines[-1]["eval_count"] == 5 + 1  # the end token counts
         assert (await raw.ask("POST", "/api/embed", {"model": "two-embed", "input": "x"})).status == 200
+
+
+# The plugin and the page
+
+
+def run_pytest(folder: Path, *options: str, path: str = "", alone: bool = True, before: str = "") -> str:
+    """What pytest prints about the tests in `folder`; `alone`: without the plugins that are installed."""
+    code = f"import sys; {before}\nimport pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"PYTHONPATH": path}
+    env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if alone else {}
+    command = [sys.executable, "-c", code, "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(folder), *options]
+    ran = subprocess.run(
+        [*command, str(folder)], env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    return ran.stdout + ran.stderr
+
+
+PLUGIN = ("-p", "parallama.testing.plugin")
+ASYNCIO = (
+    "-p",
+    "pytest_asyncio.plugin",
+    "-o",
+    "asyncio_mode=auto",
+    "-o",
+    "asyncio_default_fixture_loop_scope=function",
+)
+
+
+def test_whoever_has_installed_parallama_has_the_fixture(tmp_path: Path) -> None:
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    installed = tmp_path / "site" / "stranger-1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
+    lines = [f"{name} = {module}" for name, module in entries.items()]
+    (installed / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]))
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_it.py").write_text("async def test_it(ollama_node):\n    assert ollama_node.port\n")
+    said = run_pytest(tests, *ASYNCIO[2:], path=str(installed.parent), alone=False)
+    assert "1 passed" in said, said
+
+
+def test_the_plugin_imports_nothing_until_a_test_asks(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n\ndef test_it():\n"
+        "    assert 'parallama.testing.plugin' in sys.modules\n"
+        "    found = {name for name in sys.modules if name.startswith(('aiohttp', 'parallama'))}\n"
+        "    assert found == {'parallama', 'parallama.version', 'parallama.testing', 'parallama.testing.plugin'}\n"
+    )
+    without = "sys.modules['pytest_asyncio'] = None"
+    said = run_pytest(tmp_path, *PLUGIN, before=without)
+    assert "1 passed" in said, said
+
+
+def blocks() -> dict[str, str]:
+    """The files in docs/testing.md, by name."""
+    return dict(re.findall(r"`(\w+\.py)`[^`]*(?:\[[^]]*\]\([^)]*\)[^`]*)?```python\n(.*?)```", DOCS, re.S))
+
+
+def test_the_examples_of_the_page_work_as_they_stand(tmp_path: Path) -> None:
+    files = blocks()
+    assert set(files) == {"test_node.py", "parallama_say.py", "test_say.py"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    said = run_pytest(tmp_path, *ASYNCIO, *PLUGIN, path=str(tmp_path))
+    assert "6 passed" in said, said
+
+
+def fault_cells() -> list[str]:
+    table = DOCS.partition("## Every fault")[2].partition("\n## ")[0]
+    return [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+
+
+def test_every_answer_in_the_table_of_faults_can_be_given() -> None:
+    import parallama.testing as kit
+
+    names = {name: getattr(kit, name) for name in kit.__all__} | {"LINE": b"{}\n", "chain": chain, "repeat": repeat}
+    given = [text for cell in fault_cells() for text in re.findall(r"`(Answer\(.*?\))`", cell)]
+    assert len(given) >= 20
+    for text in given:
+        assert isinstance(eval(text, dict(names)), Answer), text
 
 
 def test_everything_in_the_kit_is_documented() -> None:

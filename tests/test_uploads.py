@@ -244,7 +244,6 @@ async def test_a_body_that_stalls_is_given_up(
     await at_rest(gateway)
 
 
-@pytest.mark.parametrize("gateway_settings", [{"relay": {"body_s": 0.5}}])
 async def test_a_body_with_broken_framing_is_the_clients_fault(gateway: RunningGateway, node: FakeOllama) -> None:
     async with sent(gateway, "/api/chat", gateway.key, CHUNKED) as client:
         await eventually(lambda: under_way(gateway))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -52,7 +51,7 @@ def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
         context_full=None,
         client_request_id=None,
     )
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 async def store(database: Database, rows: Iterable[UsageRecord]) -> None:

@@ -114,9 +114,10 @@ async def _gateway(url: str) -> str:
     from parallama.nodes.upstream import Upstream
 
     upstream = Upstream(NodeSettings(name="gateway", url=url))
-    async with upstream.running(), upstream.send("GET", "/readyz", {}, limit_s=5) as answer:
-        if answer.head.status != 200:
-            raise UpstreamFailed(f"{url}/readyz answers {answer.head.status}")
+    async with upstream.running():
+        with await upstream.send("GET", "/readyz", {}, limit_s=5) as answer:
+            if answer.head.status != 200:
+                raise UpstreamFailed(f"{url}/readyz answers {answer.head.status}")
     return f"ready at {url}"
 
 
@@ -143,7 +144,7 @@ async def _hello(node: Any, model: str) -> str:
     ask = {"model": model, "prompt": "hello", "stream": False, "options": {"num_predict": 1}}
     body = json.dumps(ask).encode()
     headers = {"Content-Type": "application/json"}
-    async with node.upstream.send("POST", "/api/generate", headers, body, limit_s=_HELLO_S) as answer:
+    with await node.upstream.send("POST", "/api/generate", headers, body, limit_s=_HELLO_S) as answer:
         await answer.read(1024 * 1024)
         if answer.head.status != 200:
             raise UpstreamFailed(f"{model} answered {answer.head.status} to a hello request")

@@ -54,6 +54,8 @@ class ServerSettings(Section):
     """Largest request body, in MiB; a longer one is answered 413. Uploads of blobs are not bounded."""
     keepalive_s: SecondsOrNone = 75.0
     """Seconds that an idle client connection stays open; 0: it is closed after each answer."""
+    head_s: Seconds = 30.0
+    """Longest time in seconds from the first byte of a request to the end of its head."""
 
 
 class DatabaseSettings(Section):
@@ -110,8 +112,13 @@ class NodeSettings(Section):
     """http:// or https:// with host, port and an optional path prefix; no user, no password, no query."""
     connect_s: Seconds = 5.0
     """Longest wait in seconds for a connection."""
-    silence_s: Seconds = 600.0
-    """Longest wait in seconds for the first or the next byte of an answer; models take long to load."""
+    first_byte_s: Seconds = 600.0
+    """Longest wait in seconds for the first byte of an answer; models take long to load."""
+    idle_s: Seconds = 600.0
+    """Longest silence in seconds within an answer, or within a request that the node takes; a pull is silent
+    while it verifies what it has loaded."""
+    total_s: SecondsOrNone = 0.0
+    """Longest time in seconds for a whole exchange; 0: no limit."""
     max_connections: CountOrNone = 0
     """Most connections at once; 0: no limit."""
     probe_s: Seconds = 10.0
@@ -124,8 +131,14 @@ class RelaySettings(Section):
     hold_kb: CountOrNone = 1024
     """One-document answers are held up to this size in KiB before their head goes out, so that a failing
     node is still an error status; 0: they are not held."""
+    stall_s: Seconds = 30.0
+    """Longest time in seconds that an answer waits for a client that takes none of it; then the client is cut off."""
     body_s: Seconds = 60.0
     """Longest silence in seconds while a request body is read."""
+    body_min_kb_s: CountOrNone = 1
+    """Fewest KiB a second that a request body may bring while it is waited for, once `body_s` has passed; 0: any."""
+    body_total_s: SecondsOrNone = 600.0
+    """Longest time in seconds for a whole request body; 0: no limit. Uploads of blobs have none."""
     forward_headers: tuple[ForwardedHeader, ...] = ("accept", "content-type", "traceparent", "tracestate")
     """The client's headers that reach a node; all others stay here. Names that speak of the connection, of
     keys or of where the client is are refused."""

@@ -125,11 +125,13 @@ class Callers:
     async def _identify(self, headers: Mapping[str, str]) -> Caller:
         key = self._key(headers)
         digest = _NO_KEY if key is None else keys.digest(key)
-        if self._trusted():
-            if (known := self._known.use(digest)) is not None:
-                return self._judge(known, key)
-            if self._unknown.use(digest):
-                raise _not_valid("unknown", key)
+        trusted = self._trusted()
+        if trusted and (known := self._known.use(digest)) is not None:
+            return self._judge(known, key)
+        if key is not None:
+            _check(key)
+        if trusted and self._unknown.use(digest):
+            raise _not_valid("unknown", key)
         return self._judge(await self._look_up(digest, key), key)
 
     def size(self) -> tuple[int, int]:
@@ -171,13 +173,13 @@ class Callers:
             task.result()
 
     def _key(self, headers: Mapping[str, str]) -> str | None:
-        """The one key that the headers carry, well formed; None: without a key. Raises NotAuthenticated."""
+        """The one key that the headers carry; None: without a key. Raises NotAuthenticated."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         found = {token.strip()} if scheme.lower() == "bearer" else set()
         found.update(headers.get(name, "").strip() for name in self._key_headers)
         found.discard("")
         if len(found) == 1:
-            return _checked(found.pop())
+            return found.pop()
         if found:
             raise _refusal("conflicting", "the headers carry conflicting API keys: send one")
         if scheme and scheme.lower() != "bearer":
@@ -235,12 +237,12 @@ class Callers:
                 del self._used[key_id]
 
 
-def _checked(key: str) -> str:
+def _check(key: str) -> None:
+    """Raise NotAuthenticated for what cannot be a key, before anybody is asked."""
     if not key.startswith(keys.PREFIX):
         raise _refusal("not_a_key", f"the credential is no API key of this gateway: those begin with {keys.PREFIX}")
     if not keys.well_formed(key):
         raise _refusal("malformed", "the API key is mistyped or cut off: its checksum does not fit")
-    return key
 
 
 def _not_valid(reason: str, key: str | None) -> _Refused:

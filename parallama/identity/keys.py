@@ -42,7 +42,7 @@ def well_formed(text: str) -> bool:
 
 def digest(key: str) -> bytes:
     """What is stored of a key: its SHA-256, 32 bytes. No salt, no slow hash: the key is 256 random bits."""
-    return hashlib.sha256(key.encode("ascii")).digest()
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def hint(key: str) -> str:

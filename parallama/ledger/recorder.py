@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
-from operator import attrgetter
 
 from parallama.config import UsageSettings
 from parallama.db import query
 from parallama.db.pool import BadRows, Database
-from parallama.exchange import RECORD_COLUMNS, UsageRecord, created_at
+from parallama.exchange import UsageRecord, created_at
 
 _BATCH = 500
 _AHEAD = range(-1, 8)
@@ -29,7 +28,6 @@ _RETRY_S = 0.05
 _LONGEST_RETRY_S = 1.0
 
 _queries = query.load("usage")
-_columns = attrgetter(*RECORD_COLUMNS)
 _log = logging.getLogger("parallama.usage")
 _errors = logging.getLogger("parallama.error")
 
@@ -154,9 +152,7 @@ class Recorder:
         missing = {day.date(): day for day in map(_moment, batch) if day.date() not in self._days}
         if missing:
             await self._database.fetch(_queries.partitions, list(missing.values()))
-        await self._database.insert_new(
-            "usage", RECORD_COLUMNS, [tuple(map(_storable, _columns(row))) for row in batch]
-        )
+        await self._database.insert_new("usage", UsageRecord._fields, [_storable(row) for row in batch])
 
     def _drop(self, error: BadRows) -> None:
         row = self._rows.popleft()
@@ -178,8 +174,12 @@ def _moment(row: UsageRecord) -> datetime:
         raise BadRows("an id that is no UUIDv7") from error
 
 
-def _storable(value: object) -> object:
-    """Text without what PostgreSQL cannot hold: NUL and lone surrogates, which a model's name may bring."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+def _storable(row: UsageRecord) -> UsageRecord:
+    """The row without what PostgreSQL cannot hold: NUL and lone surrogates, which a model's name may bring."""
+    if (row.model_asked or "").isprintable() and (row.model or "").isprintable():
+        return row
+    return row._replace(model_asked=_text(row.model_asked), model=_text(row.model))
+
+
+def _text(value: str | None) -> str | None:
+    return value and value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

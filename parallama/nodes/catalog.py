@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+_LONGEST_KEPT = 512
+"""Characters; a client may send megabytes for a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,11 @@ class Model:
 def canonical(name: str) -> str:
     """The form under which Ollama looks a name up: trimmed, lower-case, default host and namespace left out, with a
     tag (reference: types/model/name.go of Ollama)."""
+    return _canonical(name) if len(name) <= _LONGEST_KEPT else _canonical.__wrapped__(name)
+
+
+@lru_cache(1024)
+def _canonical(name: str) -> str:
     name = name.strip().lower().removesuffix(":local")
     for prefix in ("registry.ollama.ai/library/", "registry.ollama.ai/", "library/"):
         if name.startswith(prefix):

@@ -97,7 +97,7 @@ class Health:
         self._catalog.fill(tags, ps)
 
     async def _ask(self, path: str) -> dict[str, Any]:
-        async with self._upstream.send("GET", path, {}, limit_s=_LIMIT_S) as answer:
+        with await self._upstream.send("GET", path, {}, limit_s=_LIMIT_S) as answer:
             if answer.head.status != 200:
                 raise UpstreamFailed(f"{path} answered {answer.head.status}")
             try:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 from parallama.config import NodeSettings
-from parallama.errors import NoNode
+from parallama.errors import NoNode, Stopped
 from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
 from parallama.nodes.health import Health
@@ -35,11 +36,20 @@ class Node:
             yield
 
 
-@dataclass(frozen=True, slots=True)
 class Lease:
-    """One slot on one node, held inside `Pool.lease`."""
+    """One slot on one node, taken by entering it and given back by leaving it, whatever happens."""
 
-    node: Node
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def __aenter__(self) -> Self:
+        self.node.in_flight += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.node.in_flight -= 1
 
 
 class Pool:
@@ -47,7 +57,8 @@ class Pool:
 
     def __init__(self, nodes: Sequence[NodeSettings], metrics: Metrics) -> None:
         self.nodes = tuple(Node(settings, metrics) for settings in nodes)
-        self._gauge = {node.name: metrics.node_in_flight.labels(node.name) for node in self.nodes}
+        for node in self.nodes:
+            metrics.node_in_flight.labels(node.name).set_function(partial(getattr, node, "in_flight"))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,27 +73,24 @@ class Pool:
         """What the nodes have."""
         return self.nodes[0].catalog
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Lease]:
-        """A slot on a node, given back at the end of the block whatever happens. Raises NoNode when there is none.
+    def lease(self) -> Lease:
+        """A slot on a node, to be entered (`async with`). Raises NoNode when there is none.
 
         A node whose probe fails is still tried: its true answer is better than a guess, and it is back at once.
         """
         if not self.nodes:
             raise NoNode("there is no node")
-        node = self.nodes[0]
-        node.in_flight += 1
-        self._gauge[node.name].inc()
-        try:
-            yield Lease(node)
-        finally:
-            node.in_flight -= 1
-            self._gauge[node.name].dec()
+        return Lease(self.nodes[0])
 
     async def heard(self) -> None:
         """Make sure that the catalogue has been filled once, so that stubs of cloud models are known."""
         if not self.catalog.heard:
             await self.nodes[0].health.check()
+
+    def stop(self) -> None:
+        """End every exchange under way: the time for it is over."""
+        for node in self.nodes:
+            node.upstream.stop(Stopped("the gateway is stopping"))
 
     def changed(self) -> None:
         """Look at the nodes again soon: their models may have changed."""

@@ -1,82 +1,81 @@
-"""The one HTTP client: sends a request to a node and gives its answer back as a head and chunks.
+"""The one HTTP client: sends a request to a node and gives its answer back as a head and a body that comes.
 
-Foreign exceptions end here: whatever goes wrong with the node is an UpstreamFailed or a TimedOut.
+Whatever goes wrong with the node is an UpstreamFailed or a TimedOut.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-
-import aiohttp
-from yarl import URL
+import re
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from math import inf
+from urllib.parse import quote, urlsplit
 
 from parallama.config import NodeSettings
-from parallama.errors import ApiError, ClientLeft, TimedOut, UpstreamFailed
-from parallama.gateway.api import Head
+from parallama.errors import TimedOut, UpstreamFailed
+from parallama.nodes.answer import Limits, NodeAnswer
+from parallama.nodes.connection import Connection
 from parallama.version import __version__
 
-_USER_AGENT = f"parallama/{__version__}"
-_READ_BUFFER = 32 * 1024
-"""Bytes per connection; decides what a reader that stops costs in memory."""
-_PIECE = 64 * 1024
-"""Bytes of a request body that are handed on at once."""
-
-
-class NodeAnswer:
-    """A node's answer: its head, and its body as it comes."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.head = Head(
-            response.status,
-            tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in response.raw_headers),
-            response.reason,
-        )
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive, transfer coding removed; content codings stay."""
-        with _translated():
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body; an UpstreamFailed when it is over `limit` bytes."""
-        parts = bytearray()
-        async for chunk in self.chunks():
-            parts += chunk
-            if len(parts) > limit:
-                raise UpstreamFailed("the node's answer is too large")
-        return bytes(parts)
+_visible = re.compile("[!-~]*").fullmatch
+_RESERVED = "!#$%&'()*+,/:;=?@[]~"
+"""What a path may hold beside letters, digits and `-._` (RFC 3986 section 2)."""
+_LOOK_S = 0.5
+"""Most seconds by which a timeout is late."""
+_KEEPALIVE_S = 75.0
+"""An idle connection is used again for so long."""
 
 
 class Upstream:
     """A pool of connections to one node. Usable inside `running()`."""
 
     def __init__(self, settings: NodeSettings) -> None:
+        url = urlsplit(settings.url)
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
-        self._whole_s = settings.connect_s + settings.silence_s
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._prefix = url.path.encode()
+        self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nUser-Agent: parallama/{__version__}\r\n".encode()
+        self._limits = Limits(settings.first_byte_s, settings.idle_s, settings.total_s or None)
+        self._free = asyncio.Semaphore(settings.max_connections) if settings.max_connections else None
+        self._idle: deque[Connection] = deque()
+        self._connections: set[Connection] = set()
+        self._running = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the session, close every connection on leaving."""
-        settings = self._settings
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=75, ttl_dns_cache=60),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _USER_AGENT},
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=_READ_BUFFER,
-        ) as self._session:
+        """Allow requests; close every connection on leaving."""
+        self._running = True
+        watch = asyncio.get_running_loop().create_task(self._watch(), name=f"timeouts of {self._settings.name}")
+        try:
             yield
-        self._session = None
+        finally:
+            self._running = False
+            watch.cancel()
+            for connection in tuple(self._connections):
+                connection.close()
+            await asyncio.wait([watch])
 
-    @asynccontextmanager
+    def stop(self, error: Exception) -> None:
+        """End every exchange under way with `error`."""
+        for connection in tuple(self._connections):
+            connection.fail(error)
+
+    async def _watch(self) -> None:
+        """End the exchanges for which the node takes too long: a timer for each of them would cost more."""
+        loop = asyncio.get_running_loop()
+        shortest = min(self._limits.first_byte_s, self._limits.idle_s, self._limits.total_s or inf)
+        while True:
+            await asyncio.sleep(min(_LOOK_S, shortest / 8))
+            for connection in tuple(self._connections):
+                connection.look(loop.time())
+
     async def send(
         self,
         method: str,
@@ -86,108 +85,101 @@ class Upstream:
         *,
         await_continue: bool = False,
         limit_s: float | None = None,
-    ) -> AsyncIterator[NodeAnswer]:
-        """Send one request; the answer is usable inside the block.
+    ) -> NodeAnswer:
+        """Send one request; the answer, its head known, is to be left as a context (`with`) when it is done with.
 
-        `path` is percent-encoded and begins with a slash. With `await_continue` the body is asked for only when the
-        node says 100 Continue (RFC 9110 section 10.1.1); its final answer may come instead. `limit_s` bounds the whole.
-        Leaving the block before the body's end closes the connection, which is how a node is told to stop.
+        `path` is percent-encoded and begins with a slash; a body that is piped has its Content-Length in `headers`, or
+        is chunked. With `await_continue` the body is asked for only when the node says 100 Continue (RFC 9110 section
+        10.1.1); its final answer may come instead. `limit_s` bounds the whole. Leaving the context before the body's
+        end closes the connection, which is how a node is told to stop.
         """
-        if self._session is None:
+        if not self._running:
             raise RuntimeError("the upstream is not running")
-        with _translated():
-            # aiohttp's own limit of silence begins when the body has been written
-            async with asyncio.timeout(self._whole_s if body is None or isinstance(body, bytes) else None):
-                response = await self._session.request(
-                    method,
-                    URL(self._settings.url + path, encoded=True),
-                    headers=_framed(headers, body),
-                    data=_pieces(body) if body else None,
-                    expect100=await_continue,
-                    allow_redirects=False,
-                    timeout=self._timeout if limit_s is None else aiohttp.ClientTimeout(total=limit_s),
-                )
+        limits = self._limits if limit_s is None else replace(self._limits, total_s=limit_s)
+        whole, piped = (body or b"", None) if body is None or isinstance(body, bytes) else (None, body)
+        chunked = piped is not None and "Content-Length" not in headers
+        head = self._head(method, path, headers, _framing(method, whole, chunked, await_continue))
+        connection = await self._acquire()
+        answer = connection.ask(method, head, whole, limits)
         try:
-            if response.status < 200:
-                raise UpstreamFailed("the node changed the protocol")
-            if 300 <= response.status < 400:
+            if piped is not None:
+                connection.upload(piped, chunked=chunked, limits=limits, await_continue=await_continue)
+            await answer.begin()
+            if 300 <= answer.head.status < 400:
                 raise UpstreamFailed("the node answered a redirect")
-            with _failing_with_its_connection(response):
-                yield NodeAnswer(response)
-        finally:
-            # a body read to its end has given the connection back already: then this does nothing
-            response.close()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str], framing: str) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        # header values come in as latin-1 with surrogates for what was not (PEP 383), and leave as the same bytes
+        return b"%b %b%b%b%b%b\r\n" % (
+            method.encode(),
+            self._prefix,
+            (path if _visible(path) else quote(path, safe=_RESERVED)).encode(),
+            self._common,
+            lines.encode("utf-8", "surrogateescape"),
+            framing.encode(),
+        )
+
+    async def _acquire(self) -> Connection:
+        """A connection that is nobody else's; given back by `_take_back`."""
+        if self._free is not None:
+            await self._turn(self._free)
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                return connection
+        try:
+            return await self._connect()
+        except BaseException:
+            if self._free is not None:
+                self._free.release()
+            raise
+
+    async def _turn(self, free: asyncio.Semaphore) -> None:
+        try:
+            async with asyncio.timeout(self._settings.first_byte_s):
+                await free.acquire()
+        except TimeoutError:
+            raise TimedOut("every connection to the node is in use") from None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._settings.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._take_back, self._forget), self._host, self._port, ssl=self._tls
+                )
+        except TimeoutError as error:
+            raise TimedOut("the node did not accept a connection in time") from error
+        except OSError as error:
+            raise UpstreamFailed("the node refused the connection") from error
+        self._connections.add(connection)
+        return connection
+
+    def _take_back(self, connection: Connection, *, usable: bool) -> None:
+        if self._free is not None:
+            self._free.release()
+        if not usable:
+            return
+        now = time.monotonic()
+        connection.idle_since = now
+        self._idle.append(connection)
+        while self._idle[0].idle_since < now - _KEEPALIVE_S:
+            self._idle.popleft().close()
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
 
 
-@contextmanager
-def _failing_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
-    """Let the body fail when its connection closes early: aiohttp 3.14 tells a chunk that is framed wrongly, in a later
-    read than the head, to nobody who waits for the body."""
-    connection = response.connection
-    protocol = None if connection is None else connection.protocol
-    closed = None if protocol is None else protocol.closed
-
-    def fail(closed: asyncio.Future[None] | None) -> None:
-        if closed is not None and not closed.cancelled():
-            closed.exception()  # it counts as seen
-        content = response.content
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection closed within the body"))
-
-    if protocol is not None and closed is None:
-        fail(None)
-    if closed is not None:
-        closed.add_done_callback(fail)
-    try:
-        yield
-    finally:
-        if closed is not None:
-            closed.remove_done_callback(fail)
-            closed.remove_done_callback(_seen)  # one a connection, however many requests it carries
-            closed.add_done_callback(_seen)
-
-
-def _seen(closed: asyncio.Future[None]) -> None:
-    """Take notice of how a connection ended, which asyncio would otherwise complain about."""
-    if not closed.cancelled():
-        closed.exception()
-
-
-def _framed(headers: Mapping[str, str], body: bytes | AsyncIterable[bytes] | None) -> Mapping[str, str]:
-    return {**headers, "Content-Length": str(len(body))} if isinstance(body, bytes) else headers
-
-
-async def _pieces(body: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The body as aiohttp is to write it.
-
-    It keeps a head back until the first piece, which an empty one lets go at once; and it writes bytes in one go,
-    however many they are.
-    """
-    if isinstance(body, bytes):
-        for start in range(0, len(body), _PIECE):
-            yield body[start : start + _PIECE]
-        return
-    yield b""
-    async for piece in body:
-        yield piece
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what the client library raises about the node into an ApiError."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise TimedOut("the node did not accept a connection in time") from error
-    except TimeoutError as error:
-        raise TimedOut("the node did not answer in time") from error
-    except aiohttp.ClientConnectorError as error:
-        raise UpstreamFailed("the node refused the connection") from error
-    except aiohttp.ClientPayloadError as error:
-        raise UpstreamFailed("the node broke off its answer") from error
-    except aiohttp.ServerDisconnectedError as error:
-        raise UpstreamFailed("the node closed the connection without an answer") from error
-    except (aiohttp.ClientError, OSError) as error:
-        if isinstance(error.__cause__, ApiError | ClientLeft):  # raised by the request's own body
-            raise error.__cause__ from None
-        raise UpstreamFailed("the connection to the node broke") from error
+def _framing(method: str, whole: bytes | None, chunked: bool, await_continue: bool) -> str:
+    """The headers that say how the request's body comes."""
+    if whole is not None:
+        return f"Content-Length: {len(whole)}\r\n" if whole or method == "POST" else ""
+    expect = "Expect: 100-continue\r\n" if await_continue else ""
+    return expect + ("Transfer-Encoding: chunked\r\n" if chunked else "")

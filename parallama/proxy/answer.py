@@ -1,7 +1,8 @@
 """The client's side of an exchange: a head held back as long as it can still change, then bytes.
 
-A stream's head goes out with its first byte. One document is held whole, up to a size, so that a node that breaks
-within it can still become an error status.
+A stream's head goes out with its first byte, and from then on nobody waits for the client: one that lags too far
+behind, or takes nothing for too long, is cut off. One document is held whole, up to a size, so that a node that breaks
+within it can still become an error status; a larger one goes out as fast as the client takes it.
 """
 
 from __future__ import annotations
@@ -15,24 +16,35 @@ from parallama.errors import ClientLeft
 from parallama.exchange import Exchange
 from parallama.gateway.api import Head
 from parallama.proxy.headers import for_client
+from parallama.proxy.stalls import Stalls, Watched, unsent
+
+_LAG = 512 * 1024
+"""Bytes of a stream that may wait for its client."""
+_SMALL = 16 * 1024
+"""Bytes that a connection takes at once, unless its client has stopped reading long ago."""
 
 
 class NodeResponse(web.StreamResponse):
     """An answer whose head is a node's or a codec's: nothing is added that they did not say."""
 
+    _send_headers_immediately = False  # as in web.Response: with the first bytes of the body, in one write
+
 
 class Answer:
     """Writes the answer of one exchange."""
 
-    def __init__(self, request: web.Request, exchange: Exchange, hold_bytes: int) -> None:
+    def __init__(self, request: web.Request, exchange: Exchange, stalls: Stalls, hold_bytes: int) -> None:
         self._request = request
         self._exchange = exchange
+        self._stalls = stalls
         self._hold_bytes = hold_bytes
         self._head = Head(200)
         self._extra: Mapping[str, str] = {}
         self._streams = False
         self._held = bytearray()
         self._response: NodeResponse | None = None
+        self._whole = self._chunked = False
+        self._watched: Watched | None = None
 
     @property
     def committed(self) -> bool:
@@ -44,25 +56,48 @@ class Answer:
         self._head, self._extra, self._streams = head, extra, streams
 
     async def write(self, data: bytes) -> None:
-        """Send or hold the next bytes of the body. Raises ClientLeft."""
+        """Send or hold the next bytes of the body; a document waits for its client here. Raises ClientLeft."""
         if not data:
             return
         if self._response is not None:
-            await self._send(data)
+            self.push(data)
+            if not self._streams:
+                await self._drain()
             return
         self._held += data
         if self._streams or len(self._held) > self._hold_bytes:
-            await self._commit(whole=False)
+            await self._commit()
+            self._watch()
+
+    def push(self, data: bytes) -> None:
+        """Send the next bytes of a committed answer without waiting for the client. Raises ClientLeft, also for the
+        client of a stream for which too much waits."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientLeft
+        if not data:
+            return
+        if self._streams and transport.get_write_buffer_size() and unsent(transport) > _LAG:
+            self._cut_off()
+            raise ClientLeft
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self._exchange.response_bytes += len(data)
 
     async def end(self) -> None:
         """The body is complete. Raises ClientLeft."""
+        if self._watched is None and len(self._held) > _SMALL:
+            self._watch()
         if self._response is None:
-            await self._commit(whole=True)
+            self._whole = not self._streams
+            await self._commit()
         assert self._response is not None
         try:
             await self._response.write_eof()
         except ConnectionError as error:
             raise ClientLeft from error
+        finally:
+            if self._watched is not None:
+                self._watched.over = True
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
@@ -75,35 +110,49 @@ class Answer:
         assert self._response is not None
         return self._response
 
-    async def _commit(self, *, whole: bool) -> None:
+    async def _commit(self) -> None:
+        """Send the head and what is held."""
+        response = self._make_response()
+        self._response = response
+        self._exchange.streamed = self._streams
+        try:
+            await response.prepare(self._request)
+            if self._held:
+                self._exchange.first_byte = time.monotonic()
+                await response.write(bytes(self._held))
+        except ConnectionError as error:
+            raise ClientLeft from error
+        self._exchange.response_bytes += len(self._held)
+        self._held.clear()
+
+    def _make_response(self) -> NodeResponse:
         headers = for_client(self._head.headers)
         headers.update(self._extra)
         if self._streams:  # a stream may get an error line that its announced length has no room for
             headers.popall("Content-Length", None)
         response = NodeResponse(status=self._head.status, reason=self._head.reason, headers=headers)
+        if "Content-Length" in headers or self._request.method == "HEAD":
+            return response
         was_chunked = self._head.header("transfer-encoding").lower() == "chunked"
-        if "Content-Length" not in headers and self._request.method != "HEAD":
-            if whole and not was_chunked and not self._streams:
-                response.content_length = len(self._held)
-            elif self._request.version >= (1, 1):
-                response.enable_chunked_encoding()
-        self._response = response
-        self._exchange.streamed = self._streams
-        try:
-            await response.prepare(self._request)
-        except ConnectionError as error:
-            raise ClientLeft from error
-        if self._held:
-            await self._send(bytes(self._held))
-            self._held.clear()
+        if self._whole and not was_chunked:
+            response.content_length = len(self._held)
+        elif self._request.version >= (1, 1):
+            response.enable_chunked_encoding()
+            self._chunked = True
+        return response
 
-    async def _send(self, data: bytes) -> None:
-        assert self._response is not None
-        exchange = self._exchange
-        if exchange.first_byte is None:
-            exchange.first_byte = time.monotonic()
+    async def _drain(self) -> None:
         try:
-            await self._response.write(data)
+            await self._request.writer.drain()
         except ConnectionError as error:
             raise ClientLeft from error
-        exchange.response_bytes += len(data)
+
+    def _watch(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            self._watched = self._stalls.watch(transport, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """The client does not take its answer."""
+        self._exchange.stalled = True
+        self.abort()

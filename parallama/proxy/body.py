@@ -1,8 +1,13 @@
-"""The request's body on its way in: read whole within bounds, or piped on as it comes."""
+"""The request's body on its way in: read whole within bounds, or piped on as it comes.
+
+A client has to bring it in time: no silence is longer than `relay.body_s`, and on the whole the body keeps up with
+`relay.body_min_kb_s`. Only the time that is spent waiting for the client counts, not what a node takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -10,18 +15,30 @@ from aiohttp import web
 from parallama.errors import BadRequest, BodyTooLarge, ClientLeft
 from parallama.exchange import Exchange
 
-
-async def hold_continue(request: web.Request) -> None:
-    """An aiohttp `expect_handler` that says nothing: whoever reads the body sends 100 Continue first."""
+AWAITS_CONTINUE = web.RequestKey("awaits_continue", bool)
+"""Whether the client sends the body only after a 100 Continue (RFC 9110 section 10.1.1); set by the server."""
 
 
 class InboundBody:
-    """The body of one request; read at most once."""
+    """The body of one request; read at most once.
 
-    def __init__(self, request: web.Request, exchange: Exchange, silence_s: float) -> None:
+    Its limits are the settings `relay.body_s`, `relay.body_min_kb_s` and, for one that is read whole,
+    `relay.body_total_s`.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        silence_s: float,
+        *,
+        min_kb_s: float = 1,
+        total_s: float = 600.0,
+    ) -> None:
         self._request = request
         self._exchange = exchange
-        self._silence_s = silence_s
+        self._silence_s, self._min_kb_s, self._total_s = silence_s, min_kb_s, total_s
+        self._waited_s = 0.0
 
     @property
     def length(self) -> int | None:
@@ -30,33 +47,47 @@ class InboundBody:
 
     @property
     def awaits_continue(self) -> bool:
-        """Whether the client sends the body only after a 100 Continue (RFC 9110 section 10.1.1)."""
-        expect = self._request.headers.get("Expect", "")
-        return expect.lower() == "100-continue" and self._request.version >= (1, 1)
+        """Whether the client waits to be asked for the body."""
+        return self._request.get(AWAITS_CONTINUE, False) and not self._request.content.is_eof()
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge over `limit` bytes (at once when it is announced so), BadRequest when
-        it stalls or its framing is broken."""
+        it comes too slowly or its framing is broken."""
         if (self.length or 0) > limit:
             raise _too_large(limit)
-        body = bytearray()
-        async for chunk in self:
-            body += chunk
-            if len(body) > limit:
+        if self._request.content.is_eof():
+            return self._take(limit)
+        parts, size = [], 0
+        async for chunk in self._bring(self._total_s):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit:
                 raise _too_large(limit)
-        return bytes(body)
+        return b"".join(parts)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The bytes as they come; asks for them first where the client waits to be asked."""
+    def _take(self, limit: int) -> bytes:
+        """All of it: it is here already."""
+        body = self._request.content.read_nowait()
+        self._exchange.request_bytes += len(body)
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes as they come, for as long as it takes; asks for them first where the client waits for that."""
+        return self._bring(total_s=0.0)
+
+    async def _bring(self, total_s: float) -> AsyncIterator[bytes]:
         if self.awaits_continue:
             await self._continue()
-        while chunk := await self._next():
+        while chunk := await self._next(total_s):
             self._exchange.request_bytes += len(chunk)
             yield chunk
 
-    async def _next(self) -> bytes:
+    async def _next(self, total_s: float) -> bytes:
+        begun = time.monotonic()
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(self._patience_s(total_s)):
                 return await self._request.content.readany()
         except TimeoutError:
             raise BadRequest("the request body did not arrive in time") from None
@@ -64,6 +95,16 @@ class InboundBody:
             raise BadRequest("the request body is not framed as its head says") from None
         except ConnectionError as error:
             raise ClientLeft from error
+        finally:
+            self._waited_s += time.monotonic() - begun
+
+    def _patience_s(self, total_s: float) -> float:
+        """How many seconds the next bytes may take; at most 0 when it has been slow for too long."""
+        patience_s = self._silence_s
+        if self._min_kb_s:
+            earned_s = self._exchange.request_bytes / (self._min_kb_s * 1024)
+            patience_s = min(patience_s, self._silence_s + earned_s - self._waited_s)
+        return min(patience_s, total_s - self._waited_s) if total_s else patience_s
 
     async def _continue(self) -> None:
         writer = self._request.writer

@@ -15,26 +15,32 @@ HOP_BY_HOP = frozenset(
 """RFC 9110 section 7.6.1; each connection has its own."""
 
 # set by a node's own CORS rules, which know nothing of ours
-_NODE_ONLY = ("access-control-",)
-
-
-def _named_by_connection(values: Iterable[str]) -> set[str]:
-    return {name.strip().lower() for value in values for name in value.split(",")}
+_NODE_ONLY = "access-control-"
 
 
 def for_node(headers: CIMultiDictProxy[str], allowed: Iterable[str]) -> dict[str, str]:
     """The client's headers that reach a node: those of the allow-list, unless `Connection` names them."""
-    named = _named_by_connection(headers.getall("Connection", ()))
+    named = _listed(headers.getall("Connection")) if "Connection" in headers else ()
     return {name: headers[name] for name in allowed if name in headers and name.lower() not in named}
 
 
 def for_client(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     """The node's headers that reach the client, in their order and spelling."""
-    kept = [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
-    named = _named_by_connection(value for name, value in headers if name.lower() == "connection")
+    dropped = HOP_BY_HOP
+    named = [value for name, value in headers if name.lower() == "connection"]
+    if named:
+        dropped |= _listed(named)
     return CIMultiDict(
-        (name, value) for name, value in kept if name.lower() not in named and not name.lower().startswith(_NODE_ONLY)
+        [
+            (name, value)
+            for name, value in headers
+            if (lower := name.lower()) not in dropped and not lower.startswith(_NODE_ONLY)
+        ]
     )
+
+
+def _listed(values: Iterable[str]) -> set[str]:
+    return {name.strip().lower() for value in values for name in value.split(",")}
 
 
 def client_request_id(headers: Mapping[str, str]) -> str | None:

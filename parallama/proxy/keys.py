@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+from uuid import UUID
+
 from aiohttp import web
 
 from parallama.exchange import Exchange
@@ -9,8 +12,17 @@ from parallama.exchange import Exchange
 EXCHANGE = web.RequestKey("exchange", Exchange)
 """Of a gateway request; set by account."""
 
-REQUEST_ID = web.RequestKey("request_id", str)
-"""Ours, of every request; set by identify."""
 
-CLIENT_REQUEST_ID = web.RequestKey("client_request_id", str)
-"""The client's own, where it sent a usable one; set by identify."""
+class Ids(NamedTuple):
+    """The names of a request."""
+
+    id: UUID
+    """Ours."""
+    text: str
+    """The same, as it is written."""
+    client: str | None
+    """The client's own, where it sent a usable one."""
+
+
+IDS = web.RequestKey("ids", Ids)
+"""Of every request; set by identify."""

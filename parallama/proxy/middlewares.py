@@ -1,4 +1,4 @@
-"""What surrounds every gateway exchange, outermost first: account, answer_errors, authenticate, screen.
+"""What surrounds every gateway exchange, outermost first: account, answer_errors, authenticate.
 
 `account` is the outermost because the row of an exchange needs what the error's answer turned out to be. The root
 application has `identify` and, for paths that no gateway owns, `answer_edges`.
@@ -10,20 +10,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from uuid import UUID
+from typing import Any
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_async.aio import track_inprogress
 
 from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
-from parallama.gateway.api import Gateway
+from parallama.gateway.api import Gateway, Reply
 from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
 from parallama.proxy.headers import client_request_id
-from parallama.proxy.keys import CLIENT_REQUEST_ID, EXCHANGE, REQUEST_ID
+from parallama.proxy.keys import EXCHANGE, IDS, Ids
+from parallama.proxy.stalls import Stalls
 from parallama.traffic import Traffic
 
 _api = logging.getLogger("parallama.api")
@@ -38,26 +40,30 @@ def identify(ids: IdGenerator) -> Middleware:
 
     @web.middleware
     async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[REQUEST_ID] = str(ids())
-        if theirs := client_request_id(request.headers):
-            request[CLIENT_REQUEST_ID] = theirs
+        new = ids()
+        request[IDS] = Ids(new, str(new), client_request_id(request.headers))
         return await handler(request)
 
     return identify
 
 
-async def put_headers(request: web.Request, response: web.StreamResponse) -> None:
+def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Any]:
     """An aiohttp `on_response_prepare` signal: our ids, no server name, and the end of a connection whose request
-    body was not read."""
-    headers = response.headers
-    headers.pop("Server", None)
-    if request_id := request.get(REQUEST_ID):
-        headers["x-request-id"] = request_id
-    if theirs := request.get(CLIENT_REQUEST_ID):
-        headers["x-client-request-id"] = theirs
-    if not request.content.at_eof():
-        response.force_close()
-        headers["Connection"] = "close"
+    body was not read, or of every one once `closing`. A client that has not taken its earlier answers is watched."""
+
+    async def put_headers(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers.pop("Server", None)
+        if (ids := request.get(IDS)) is not None:
+            headers["x-request-id"] = ids.text
+            if ids.client is not None:
+                headers["x-client-request-id"] = ids.client
+        if closing() or not request.content.at_eof():
+            response.force_close()
+            headers["Connection"] = "close"
+        stalls.before_answer(request)
+
+    return put_headers
 
 
 def account(
@@ -77,11 +83,8 @@ def account(
     @web.middleware
     @track_inprogress(metrics.in_flight.labels(gateway.name))
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[EXCHANGE] = exchange = Exchange(
-            id=UUID(request[REQUEST_ID]),
-            client_request_id=request.get(CLIENT_REQUEST_ID),
-            gateway=gateway.name,
-        )
+        ids = request[IDS]
+        request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=gateway.name)
         try:
             return await handler(request)
         except ClientLeft:
@@ -109,13 +112,14 @@ def _cut(exchange: Exchange, *, stopping: bool) -> None:
     elif stopping:
         exchange.status, exchange.outcome, exchange.error = 503, Outcome.FAILED, "stopped"
     else:
-        exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, "client_left"
+        error = "client_stalled" if exchange.stalled else "client_left"
+        exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, error
 
 
 def _line(request: web.Request, exchange: Exchange, now: float) -> dict[str, object]:
     caller, usage, first_byte_s = exchange.caller, exchange.usage, exchange.first_byte_s
     return {
-        "request_id": request[REQUEST_ID],
+        "request_id": request[IDS].text,
         "client_request_id": exchange.client_request_id,
         "remote": request.remote,
         "method": request.method,
@@ -177,14 +181,20 @@ async def answer_edges(request: web.Request, handler: Handler) -> web.StreamResp
         failure = _routing_error(request, error)
     except Exception:  # noqa: BLE001 - the outer edge
         failure = bug(request)
-    document = {"error": {"code": failure.code, "message": str(failure)}}
-    return web.json_response(document, status=failure.status, headers=_headers(failure))
+    reply = edge_reply(failure)
+    return web.Response(status=reply.status, headers={**reply.headers, **_headers(failure)}, body=reply.body)
+
+
+def edge_reply(error: ApiError) -> Reply:
+    """An error where no gateway speaks: `{"error": {"code", "message"}}`."""
+    document = {"error": {"code": error.code, "message": str(error)}}
+    return Reply(error.status, {"Content-Type": "application/json; charset=utf-8"}, orjson.dumps(document))
 
 
 def bug(request: web.Request) -> ApiError:
     """Log the exception in hand whole; what the client may know of it."""
-    _error.exception("bug", extra={"fields": {"request_id": request[REQUEST_ID], "path": request.path}})
-    return ApiError(f"internal error; request id {request[REQUEST_ID]}")
+    _error.exception("bug", extra={"fields": {"request_id": request[IDS].text, "path": request.path}})
+    return ApiError(f"internal error; request id {request[IDS].text}")
 
 
 def _routing_error(request: web.Request, error: web.HTTPException) -> ApiError:
@@ -202,26 +212,19 @@ def _headers(error: ApiError) -> dict[str, str]:
     return headers
 
 
-def authenticate(callers: Callers) -> Middleware:
-    """Find out who is asking. Raises NotAuthenticated, or Unavailable when that cannot be known now."""
+def authenticate(callers: Callers, recorder: Recorder) -> Middleware:
+    """Find out who is asking, and screen: refuse before a body is read what could not be recorded.
+
+    Raises NotAuthenticated, or Unavailable when the caller cannot be known or the usage cannot be recorded now.
+    """
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[EXCHANGE].caller = await callers.identify(
-            request.headers, request_id=request[REQUEST_ID], remote=request.remote
+            request.headers, request_id=request[IDS].text, remote=request.remote
         )
-        return await handler(request)
-
-    return authenticate
-
-
-def screen(recorder: Recorder) -> Middleware:
-    """Refuse before a body is read what could not be recorded."""
-
-    @web.middleware
-    async def screen(request: web.Request, handler: Handler) -> web.StreamResponse:
         if recorder.full:
             raise Unavailable("usage cannot be recorded now: the database does not answer")
         return await handler(request)
 
-    return screen
+    return authenticate

@@ -9,8 +9,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from parallama.gateway.api import Gateway, Route
-from parallama.proxy.body import hold_continue
+from parallama.metrics import Metrics
 from parallama.proxy.relay import Relay
+
+GATEWAY = web.AppKey("gateway", Gateway)
+"""Of the application of a mount: whose dialect is spoken there."""
+
+METRICS = web.AppKey("metrics", Metrics)
+"""Of the root application."""
 
 
 def mount(gateway: Gateway, relay: Relay, middlewares: Sequence[Middleware]) -> Iterator[tuple[str, web.Application]]:
@@ -18,9 +24,10 @@ def mount(gateway: Gateway, relay: Relay, middlewares: Sequence[Middleware]) -> 
     routes = gateway.routes()
     for path in gateway.paths:
         app = web.Application(middlewares=middlewares)
+        app[GATEWAY] = gateway
         for route in routes:
             handler: Handler = _handler(relay, gateway, route, path)
-            app.router.add_route(route.method, route.path, handler, expect_handler=hold_continue)
+            app.router.add_route(route.method, route.path, handler)
         yield path, app
 
 

@@ -7,6 +7,7 @@ render; later ones are told in-stream, or by closing the connection short.
 from __future__ import annotations
 
 import logging
+import re
 import string
 from collections.abc import AsyncIterable, Mapping
 from urllib.parse import quote
@@ -19,12 +20,14 @@ from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
 from parallama.exchange import Caller, Exchange, Outcome
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
 from parallama.metrics import Metrics
+from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
 from parallama.proxy.headers import for_node
-from parallama.proxy.keys import EXCHANGE
+from parallama.proxy.keys import EXCHANGE, IDS
 from parallama.proxy.resolve import admit, judge
+from parallama.proxy.stalls import Stalls
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -32,6 +35,7 @@ _VISIBLE = string.ascii_letters + string.digits + string.punctuation.replace("%"
 
 _LONGEST_NAME = 256
 """Characters of a model's name in a header; Ollama's own limit for a whole name is below that."""
+_PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
 
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
@@ -40,8 +44,9 @@ SIMULATED = "x-parallama-simulated"
 class Relay:
     """Makes the handlers of a gateway's routes."""
 
-    def __init__(self, pool: Pool, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, stalls: Stalls, settings: Settings, metrics: Metrics) -> None:
         self._pool = pool
+        self._stalls = stalls
         self._settings = settings
         self._metrics = metrics
 
@@ -56,7 +61,7 @@ class Relay:
         raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
         codec = route.open(self._inbound(request, mount, raw))
         await self._judge(exchange, codec)
-        answer = Answer(request, exchange, self._settings.relay.hold_kb * 1024)
+        answer = Answer(request, exchange, self._stalls, self._settings.relay.hold_kb * 1024)
         try:
             await self._converse(request, gateway, codec, answer, body if route.body is Body.STREAM else None)
         except ApiError as error:
@@ -105,7 +110,7 @@ class Relay:
                     head = await self._ask(request, gateway, codec, answer, lease, outbound, stream)
                 last = codec.finish()
         else:
-            answer.begin(head, self._extra(exchange, gateway, head), streams=False)
+            answer.begin(head, self._extra(request, gateway, head), streams=False)
             last = codec.finish()
         _settle(exchange, codec, head)
         await answer.write(last)
@@ -123,25 +128,22 @@ class Relay:
     ) -> Head:
         headers = for_node(request.headers, self._settings.relay.forward_headers)
         content, waits = _content(outbound, stream, headers)
-        async with lease.node.upstream.send(
-            outbound.method, outbound.path, headers, content, await_continue=waits
-        ) as reply:
+        upstream = lease.node.upstream
+        with await upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits) as reply:
             head = codec.begin(reply.head)
             if not answer.committed:
-                exchange = request[EXCHANGE]
-                answer.begin(head, self._extra(exchange, gateway, reply.head), streams=codec.streams)
-            async for chunk in reply.chunks():
-                await answer.write(codec.feed(chunk))
+                answer.begin(head, self._extra(request, gateway, reply.head), streams=codec.streams)
+            await _pipe(reply, codec, answer)
         return head
 
-    def _extra(self, exchange: Exchange, gateway: Gateway, node_head: Head) -> dict[str, str]:
-        facts = ReplyFacts(request_id=str(exchange.id), node=exchange.node, model=exchange.model)
+    def _extra(self, request: web.Request, gateway: Gateway, node_head: Head) -> dict[str, str]:
+        exchange = request[EXCHANGE]
+        facts = ReplyFacts(request_id=request[IDS].text, node=exchange.node, model=exchange.model)
         extra = dict(gateway.headers(facts))
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:
-            # a name may hold anything; a header holds visible ASCII
-            extra["x-parallama-model"] = quote(exchange.model[:_LONGEST_NAME], safe=_VISIBLE)
+            extra["x-parallama-model"] = _visible(exchange.model)
         if mark := node_head.header(SIMULATED):
             extra[SIMULATED] = mark
         if node_head.status in (429, 503) and not node_head.header("retry-after"):
@@ -161,6 +163,20 @@ class Relay:
             return
         await answer.write(last)
         await answer.end()
+
+
+async def _pipe(reply: NodeAnswer, codec: Codec, answer: Answer) -> None:
+    """The node's body to the client: a document as fast as the client takes it, a stream as fast as the node sends."""
+    while chunk := await reply.some():
+        await answer.write(codec.feed(chunk))
+        if codec.streams and answer.committed:
+            await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
+            return
+
+
+def _visible(name: str) -> str:
+    """A name may hold anything; a header holds visible ASCII."""
+    return name if _PLAIN(name) else quote(name[:_LONGEST_NAME], safe=_VISIBLE)
 
 
 def _content(

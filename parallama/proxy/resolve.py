@@ -28,6 +28,9 @@ def judge(outbounds: Iterable[Outbound], catalog: Catalog, settings: ModelsSetti
     if settings.allow_cloud:
         return
     for outbound in outbounds:
-        names = [name for name in (outbound.model, *outbound.names) if name]
-        if outbound.leaves_node or any(leaves_node(name) or catalog.remote(name) for name in names):
+        leaves = outbound.leaves_node
+        for name in (outbound.model, *outbound.names):
+            if name:
+                leaves = leaves or leaves_node(name) or catalog.remote(name)
+        if leaves:
             raise NotAllowed("this request would leave the node for a cloud, which models.allow_cloud does not allow")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Self
 
 from parallama.simulated.go import encode
@@ -51,23 +52,35 @@ class Answer:
     """The answer is the document `{"error": ...}`; with Fault.ERROR_LINE: the text of that line."""
     headers: Headers = ()
     """Further headers of an answer with content of its own."""
-    lines: Sequence[bytes] | None = None
-    """The answer is this NDJSON stream, each line (newline included) one HTTP chunk."""
-    raw: Sequence[bytes] | None = None
-    """The answer is these very bytes, head and all; cuts apply, `after_*` do not. `raw_ends` says what follows."""
+    lines: Iterable[bytes] | None = None
+    """The answer is this NDJSON stream, each line (newline included) one HTTP chunk. May be endless: a flood."""
+    raw: Iterable[bytes] | None = None
+    """The answer is these very bytes, head and all; cuts apply, `after_*` do not. `raw_ends` says what follows.
+    May be endless, such as a head without end."""
     raw_ends: Fault | None = None
     """CLOSE, RESET or HANG after `raw`; None: the connection serves the next request."""
+    reads: int | None = None
+    """The node takes in about so many bytes of the request's body and no more; None: all of it. Without content of
+    its own it then never answers; with some, that is its final answer while the body is still coming."""
+    interim: Sequence[int] = ()
+    """Statuses 1xx, each a head of its own, sent at once, before `hold_head`. Without effect on `raw`."""
     hold_head: Hold = None
     """Before the head."""
     hold_body: Hold = None
     """Between the head and the first byte of the body."""
     hold_chunks: Hold = None
     """Before every further chunk. A gate once open stays open."""
+    hold_writes: Hold = None
+    """Before every write but the first; with `cuts` a slow drip."""
     cuts: Sequence[int] = ()
     """Offsets in the whole answer, head and framing included, before which a new write starts."""
     length_off: int = 0
     """Added to Content-Length. Positive: the body ends short and the connection is closed; negative: too many bytes
     follow. Without effect on a chunked answer."""
+    until_close: bool = False
+    """Neither a length nor chunks: the body ends with the connection."""
+    extra: bytes = b""
+    """Bytes after the end of the answer, which belong to nothing: a second answer, or garbage."""
     fault: Fault | None = None
     after_head: int | None = None
     """Bytes of the head before CLOSE, RESET or HANG."""
@@ -102,13 +115,21 @@ class CuedResponder(Responder):
     _lines = 0
 
     async def start(self, status: int, headers: Headers = (), length: int | None = None) -> None:
+        for number in self.cue.interim:
+            await self.wire.write(f"HTTP/1.1 {number} {HTTPStatus(number).phrase}\r\n\r\n".encode())
         await _wait(self.cue.hold_head)
-        if length is not None and self.cue.length_off:
+        if self.cue.until_close:
+            self.may_chunk = self.keep = False
+            await super().start(status, headers)
+        elif length is not None and self.cue.length_off:
             await super().start(status, headers, max(0, length + self.cue.length_off))
             self.keep = False
         else:
             await super().start(status, headers, length)
         await _wait(self.cue.hold_body)
+
+    async def request_is_over(self) -> bool:
+        return await super().request_is_over() if self.cue.reads is None else self.request.complete
 
     async def send(self, data: bytes) -> None:
         cue = self.cue
@@ -154,12 +175,16 @@ class CuedResponder(Responder):
         if self._strikes:
             await self.strike(self.cue.fault)  # the body was shorter than `after_body`
         await super().finish()
+        if self.cue.extra:
+            await self.wire.write(self.cue.extra)
 
     async def put(self, data: bytes) -> None:
         """Writes `data` in the pieces that the cue asks for."""
         start, self._written = self._written, self._written + len(data)
         cuts = range(len(data)) if self.cue.cuts is EVERY_BYTE else [place - start for place in self.cue.cuts]
-        for piece in cut_at(data, cuts):
+        for number, piece in enumerate(cut_at(data, cuts)):
+            if start or number:
+                await _wait(self.cue.hold_writes)
             await self.wire.write(piece)
             await asyncio.sleep(0)
 
@@ -180,24 +205,31 @@ async def perform(responder: CuedResponder) -> bool:
     """Answers with the content that the cue brings; False: it brings none."""
     cue = responder.cue
     says_error = cue.error is not None and cue.fault is not Fault.ERROR_LINE
-    if cue.raw is None and cue.lines is None and not says_error:
+    if cue.raw is None and cue.lines is None and not says_error and cue.reads is None:
         return False
-    await responder.request.read()
+    await responder.request.take(cue.reads)
     if cue.raw is not None:
-        await _play(cue, responder)
+        await _play(cue.raw, responder)
     elif cue.lines is not None:
-        await responder.start(cue.status, [NDJSON, *cue.headers])
-        for line in cue.lines:
-            await responder.send(line)
-        await responder.finish()
-    else:
+        await _stream(cue.lines, responder)
+    elif says_error:
         await responder.document(cue.status, encode({"error": cue.error}), [JSON, *cue.headers])
+    else:
+        await responder.strike(Fault.HANG)
     return True
 
 
-async def _play(cue: Answer, responder: CuedResponder) -> None:
+async def _stream(lines: Iterable[bytes], responder: CuedResponder) -> None:
+    await responder.start(responder.cue.status, [NDJSON, *responder.cue.headers])
+    for line in lines:
+        await responder.send(line)
+    await responder.finish()
+
+
+async def _play(pieces: Iterable[bytes], responder: CuedResponder) -> None:
     """Very bytes, the head first."""
-    for number, piece in enumerate(cue.raw or ()):
+    cue = responder.cue
+    for number, piece in enumerate(pieces):
         await _wait((cue.hold_head, cue.hold_body)[number] if number < 2 else cue.hold_chunks)
         await responder.put(piece)
     if cue.raw_ends:

@@ -76,6 +76,16 @@ class Request:
         """The whole body."""
         return b"".join([piece async for piece in self.pieces()])
 
+    async def take(self, size: int | None) -> None:
+        """Reads the body until `size` bytes or more have come; None: all of it."""
+        if size == 0:
+            return
+        taken = 0
+        async for piece in self.pieces():
+            taken += len(piece)
+            if size is not None and taken >= size:
+                return
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes. The first call sends `100 Continue` to a client that waits for it."""
         if self.complete:
@@ -135,13 +145,19 @@ class Responder:
         self._marks = marks
         self.keep = "close" not in request.header("connection").lower() and request.version == "HTTP/1.1"
         """Whether the connection serves another request."""
+        self.may_chunk = request.version == "HTTP/1.1"
+        """Whether a body of unknown length is chunked; otherwise it ends with the connection."""
         self._bodiless = request.method == "HEAD"
         self._chunked = False
 
     async def start(self, status: int, headers: Headers = (), length: int | None = None) -> None:
         """The head. `length` None: the body is chunked, or for HTTP/1.0 ends with the connection."""
-        self.keep = await self.request.discard() and self.keep
+        self.keep = await self.request_is_over() and self.keep
         await self._write_head(self._head(status, headers, length))
+
+    async def request_is_over(self) -> bool:
+        """Takes in what is left of the request. False: it is too much, the connection cannot be used again."""
+        return await self.request.discard()
 
     async def send(self, data: bytes) -> None:
         """A piece of the body: one HTTP chunk where the body is chunked."""
@@ -171,7 +187,7 @@ class Responder:
 
     def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         modern = self.request.version == "HTTP/1.1"
-        self._chunked = length is None and modern
+        self._chunked = length is None and self.may_chunk
         self.keep = self.keep and modern
         lines = [f"{self.request.version} {status} {HTTPStatus(status).phrase}"]
         lines += [f"{name}: {value}" for name, value in sorted([*headers, *self._marks])]

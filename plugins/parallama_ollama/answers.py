@@ -63,7 +63,7 @@ class Answer(CountedCodec):
     def _restart(self) -> None:
         self._open = OpenLine()
         self._tail = bytearray()
-        self._size = self._lines = self._overhead = 0
+        self._size = self._lines = self._text = self._overhead = 0
         self._middle_of_line = self._ended = self._blind = False
         self.failed = None
 
@@ -91,36 +91,39 @@ class Answer(CountedCodec):
 
     def fail(self, error: ApiError) -> bytes:
         """A line of its own with the error, also after half a line; nothing after the last line or in a document."""
+        self._judge(bytes(self._open.rest))  # the last line may lack no more than its newline
         if self._ended or not self.streams:
             return b""
         return (b"\n" if self._middle_of_line else b"") + json_line({"error": str(error)})
 
     def output_estimate(self) -> int | None:
         """The larger of one token a line and four bytes a token, by what the first line had beside its text."""
-        if not self.streams:
-            return None
-        whole = self._size - len(self._open.rest)  # the envelope of half a line is no text
-        return max(self._lines, (whole - self._lines * self._overhead) // 4) or None
+        return max(self._lines, self._text // 4) or None if self.streams else None
 
     def _see_lines(self, chunk: bytes) -> None:
         self._middle_of_line = chunk[-1:] != b"\n"
-        self._size += len(chunk)
+        if self._blind:
+            self._text += len(chunk)
+            return
         try:
-            lines = b"" if self._blind else self._open.push(chunk)
+            lines = self._open.push(chunk)
         except LineTooLong:  # it passes all the same; only its end and the counts are lost on us
             self._blind = True
+            self._text += len(self._open.rest) + len(chunk)
             self._open.rest.clear()
             return
-        self._lines += lines.count(b"\n")
-        if lines and not self._overhead:
-            self._learn(lines)
+        if lines:
+            self._weigh(lines)
         if self.mark in lines or b'"error"' in lines:
             for line in lines.split(b"\n"):
                 self._judge(line)
 
-    def _learn(self, lines: bytes) -> None:
-        first = lines[: lines.index(b"\n") + 1]
-        self._overhead = len(first) - text_bytes(message_text(read_object(first) or {}))
+    def _weigh(self, lines: bytes) -> None:
+        for line in lines.split(b"\n")[:-1]:
+            if not line.startswith(b'{"error"'):
+                self._overhead = self._overhead or len(line) - text_bytes(message_text(read_object(line) or {}))
+                self._lines += 1
+                self._text += max(0, len(line) - self._overhead)  # a shorter envelope takes nothing away
 
     def _judge(self, line: bytes) -> None:
         """Look at a line that may be the last: what is inside a text or a tool call has the same bytes."""
@@ -131,7 +134,6 @@ class Answer(CountedCodec):
             return
         if "error" in message:
             self._ended = True
-            self._lines, self._size = self._lines - 1, self._size - len(line) - 1
             self.failed = UpstreamFailed("the node reported an error in its answer")
         elif message.get(self.key[0]) == self.key[1]:
             self._ended = True

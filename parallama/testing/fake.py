@@ -1,7 +1,6 @@
-"""The test kit: `fake_ollama`, a node that records what it is asked and fails on cue.
+"""`fake_ollama`: a node on a real socket that records what it is asked and fails on cue.
 
-For authors of gateways and for our own tests. `pytest_plugins = ["parallama.testing"]` brings the fixture
-`ollama_node`. docs/testing.md is the reference. PYTEST_DONT_REWRITE (so that it may be imported before that line).
+A simulator (parallama.simulator) whose answers can be bent; simulated.faults says how.
 """
 
 from __future__ import annotations
@@ -12,29 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytest_asyncio
-
-from parallama.simulated.faults import EVERY_BYTE, Answer, Broken, CuedResponder, Fault, perform
+from parallama.simulated.faults import Answer, Broken, CuedResponder, perform
 from parallama.simulated.http import Headers, Request, Responder, Wire
 from parallama.simulated.models import DEFAULT_MODELS, Model
-from parallama.simulated.recordings import Framing, Recording, fragmentations, load_recording
+from parallama.simulated.recordings import Recording
 from parallama.simulator import Simulator
-
-__all__ = [
-    "BUSY",
-    "EVERY_BYTE",
-    "Answer",
-    "FakeOllama",
-    "Fault",
-    "Framing",
-    "Model",
-    "Recording",
-    "SeenRequest",
-    "fake_ollama",
-    "fragmentations",
-    "load_recording",
-    "ollama_node",
-]
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 """What a node with a full queue says (503). The two spaces are Ollama's."""
@@ -51,7 +32,7 @@ class SeenRequest(Request):
         super().__init__(method, target, version, headers, wire)
         self._kept: list[bytes] = []
         self.arrived = asyncio.Event()
-        """The body has been read whole."""
+        """The body has been read whole, or as far as the cue reads it (`Answer.reads`)."""
         self.client_left = asyncio.Event()
         """The peer closed, reset or half-closed before the answer was complete."""
         self.done = asyncio.Event()
@@ -71,6 +52,10 @@ class SeenRequest(Request):
                 self._kept.append(piece)
             size += len(piece)
             yield piece
+        self.arrived.set()
+
+    async def take(self, size: int | None) -> None:
+        await super().take(size)
         self.arrived.set()
 
 
@@ -116,7 +101,7 @@ class FakeOllama(Simulator):
         return [request for request in self.requests if request.path == path]
 
     async def request_for(self, path: str, number: int = 0) -> SeenRequest:
-        """The request for `path` with this number (0: the first), once it has arrived.
+        """The request for `path` with this number (0: the first), once it has `arrived`.
 
         Raises TimeoutError after 30 s.
         """
@@ -166,11 +151,4 @@ class FakeOllama(Simulator):
 async def fake_ollama(models: Iterable[Model | str] = DEFAULT_MODELS, **options: Any) -> AsyncIterator[FakeOllama]:
     """A node on a free port of 127.0.0.1 for the length of the block; `options` are those of Simulator."""
     async with FakeOllama(models, **options) as node:
-        yield node
-
-
-@pytest_asyncio.fixture
-async def ollama_node() -> AsyncIterator[FakeOllama]:
-    """A node with the default models."""
-    async with fake_ollama() as node:
         yield node

@@ -1,0 +1,189 @@
+"""What is measured, round by round: every load on every system, one right after the other.
+
+Absolute figures drift on a busy machine; loads that follow each other at once drift together, so that ratios hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench import proc
+from bench.load import Load
+from bench.systems import ROOT, Failed, System, Systems
+
+FEW, MANY = 10, 110
+"""Chunks of a fast stream; the difference of their CPU is that of 100 chunks."""
+FAST_US, PACED_US, IDLE_US = 250, 50_000, 120_000_000
+_CONNECTIONS = 16
+_CEILING_S = 120.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    seconds: float
+    """Of each load in each round."""
+    paced_s: float
+    streams: int
+    """At the same time: those that are paced, and those that are idle."""
+
+
+FULL = Plan(rounds=5, seconds=1.2, paced_s=2.5, streams=500)
+QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500)
+SMOKE = Plan(rounds=1, seconds=0.1, paced_s=0.1, streams=20)
+LOADS = ("unary", "few", "many", "first", "paced")
+"""What each system is asked in each round; `few` and `many` are fast streams, `first` is one client."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one round says of one system. None: nothing of that kind, since no proxy or no PostgreSQL is there."""
+
+    unary_us: float | None
+    """CPU of the proxy for one answer in one document, microseconds."""
+    unary_rate: float
+    """Such answers a second."""
+    unary_99_ms: float
+    """From such a request to its answer, 99th percentile: what holds the event loop up shows here."""
+    paced_us: float | None
+    """CPU for one chunk while many streams send 20 a second."""
+    fast_us: float | None
+    """CPU for one chunk of streams that send 4,000 a second."""
+    stream_us: float | None
+    """CPU for a stream beside its chunks."""
+    first_ms: float
+    """From the request to the first byte, median, one client."""
+    age_ms: float
+    """From the node's write of a chunk to the client's reading it, median, while many streams are paced."""
+    age_99_ms: float
+    paced_cpu: float | None
+    """CPU of the proxy meanwhile, percent of one."""
+    postgres_us: float | None
+    """CPU of PostgreSQL for one answer in one document."""
+    waited: float
+    """Percent of the time that the proxy waited for its CPU while it answered documents: others ran there."""
+    busy: Mapping[str, tuple[float, float]]
+    """By load: CPU of the proxy, percent of one, and of load, node and PostgreSQL, percent of what they have."""
+
+
+class Measure:
+    """Measures the systems as the plan says, and tells `say` what it is doing."""
+
+    def __init__(self, systems: Systems, plan: Plan, say: Callable[[str], None]) -> None:
+        self._systems = systems
+        self._plan = plan
+        self._say = say
+
+    def memory_kib(self, system: System) -> float:
+        """What one idle stream takes in the proxy. To be asked first: freed memory would be used again."""
+        assert system.pid is not None
+        self._say(f"memory of {system.name}")
+        base = self._plan.streams // 5
+        extra = {"base": base, "connections": base + self._plan.streams}
+        return (
+            float(self._run(system, "held", seconds=0, chunks=2, interval_us=IDLE_US, **extra)["rss"])
+            / 1024
+            / self._plan.streams
+        )
+
+    def round(self, number: int) -> list[Found]:
+        """One round: what it says of the systems, in the order of the table."""
+        self._say(f"round {number + 1} of {self._plan.rounds}")
+        turn = number % len(self._systems.all)
+        order = self._systems.all[turn:] + self._systems.all[:turn]
+        runs: dict[str, dict[str, Any]] = {system.name: {} for system in order}
+        for load, options in self._loads().items():
+            for system in order:
+                runs[system.name][load] = self._run(system, **options)
+        cpus = len(self._systems.cpus.others) or 1
+        return [_found(runs[system.name], cpus) for system in self._systems.all]
+
+    def profile(self, load: str) -> None:
+        """One load on Parallama, which begins its profile now."""
+        system = self._systems.parallama
+        assert system.pid is not None
+        os.kill(system.pid, signal.SIGUSR1)
+        self._run(system, **self._loads()[load])
+
+    def _loads(self) -> dict[str, dict[str, Any]]:
+        plan = self._plan
+        fast = {"kind": "streams", "seconds": plan.seconds, "interval_us": FAST_US}
+        # the ramp and what the last streams have left after the window, at 20 chunks a second
+        chunks = round((plan.streams / 500 + plan.paced_s + 1) * 1e6 / PACED_US)
+        return {
+            "unary": {"kind": "once", "connections": _CONNECTIONS, "seconds": plan.seconds},
+            "few": {**fast, "connections": _CONNECTIONS, "chunks": FEW},
+            "many": {**fast, "connections": _CONNECTIONS, "chunks": MANY},
+            "first": {**fast, "connections": 1, "chunks": 1},
+            "paced": {
+                "kind": "paced",
+                "connections": plan.streams,
+                "seconds": plan.paced_s,
+                "chunks": chunks,
+                "interval_us": PACED_US,
+            },
+        }
+
+    def _run(self, system: System, kind: str, **options: Any) -> dict[str, Any]:
+        """One load on one system. Raises Failed when an answer was wrong."""
+        watch = {"node": [self._systems.node_pid]}
+        if system.pid is not None:
+            watch["proxy"] = [system.pid]
+        if system.postgres is not None:
+            watch["postgres"] = proc.tree(system.postgres)
+        load = Load(kind=kind, port=system.port, key=system.key, watch=watch, **options)
+        command = [sys.executable, "-m", "bench.load", json.dumps(asdict(load))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_CEILING_S, check=False)
+        if done.returncode:
+            raise Failed(f"{system.name}: {done.stderr.strip()}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def _found(runs: Mapping[str, Mapping[str, Any]], cpus: int) -> Found:
+    few, many = _each(runs["few"], "proxy"), _each(runs["many"], "proxy")
+    fast = None if few is None or many is None else (many - few) / (MANY - FEW)
+    return Found(
+        unary_us=_each(runs["unary"], "proxy"),
+        unary_rate=runs["unary"]["answers"] / runs["unary"]["seconds"],
+        unary_99_ms=runs["unary"]["first_ms"][1],
+        paced_us=_each(runs["paced"], "proxy", "chunks"),
+        fast_us=fast,
+        stream_us=None if fast is None or few is None else few - FEW * fast,
+        first_ms=runs["first"]["first_ms"][0],
+        age_ms=runs["paced"]["age_ms"][0],
+        age_99_ms=runs["paced"]["age_ms"][1],
+        paced_cpu=_share(runs["paced"], "proxy") if "proxy" in runs["paced"]["cpu_ns"] else None,
+        postgres_us=_each(runs["unary"], "postgres"),
+        waited=runs["unary"]["waited_ns"] / runs["unary"]["seconds"] / 1e7,
+        busy={load: (_share(run, "proxy"), _others(run, cpus)) for load, run in runs.items()},
+    )
+
+
+def _each(run: Mapping[str, Any], name: str, of: str = "answers") -> float | None:
+    """Microseconds of CPU for each answer or chunk; None without such a process. Raises Failed when nothing came."""
+    if name not in run["cpu_ns"]:
+        return None
+    if not run[of]:
+        raise Failed(f"no {of} within {run['seconds']:.1f} s")
+    return float(run["cpu_ns"][name] / run[of] / 1000)
+
+
+def _share(run: Mapping[str, Any], *names: str) -> float:
+    """Percent of one CPU."""
+    return float(sum(run["cpu_ns"].get(name, 0) for name in names) / run["seconds"] / 1e7)
+
+
+def _others(run: Mapping[str, Any], cpus: int) -> float:
+    """Percent: of the CPUs that they share, or of one CPU for the busiest, since each is one thread."""
+    together = _share(run, "load", "node", "postgres") / cpus
+    return max(together, _share(run, "load"), _share(run, "node"))

@@ -1,0 +1,304 @@
+"""A node's answer as it is parsed and handed on: its head, then its body, transfer coding removed.
+
+`Connection` gives it the bytes of the socket, its reader waits for `begin`, `some` and `pipe`. Whatever the node does
+wrong (RFC 9112) or too slowly becomes an UpstreamFailed or a TimedOut here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol, Self
+
+import httptools
+
+from parallama.errors import TimedOut, UpstreamFailed
+from parallama.gateway.api import Head
+
+_LONGEST_HEAD = 64 * 1024
+"""Bytes of an answer's head; Ollama's have a few hundred."""
+_HELD = 64 * 1024
+"""Bytes of a body that wait for a reader before the node is made to wait."""
+_DID_NOT_ANSWER = "the node did not answer in time"
+_FELL_SILENT = "the node did not go on with its answer in time"
+
+
+class Source(Protocol):
+    """Where the bytes come from."""
+
+    paused: bool
+    """Whether the node is made to wait."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None:
+        """At once, and for good."""
+
+    def begun(self) -> None:
+        """The head is there."""
+
+    def done(self, *, reusable: bool) -> None:
+        """Nobody reads on; `reusable`: the answer is whole, and another may follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a node may take, in seconds."""
+
+    first_byte_s: float
+    """From the request's end to the answer's head."""
+    idle_s: float
+    """Between two pieces, of the answer or of a request that the node takes."""
+    total_s: float | None
+    """For the whole exchange; None: no limit."""
+
+
+class NodeAnswer:
+    """A node's answer: its head, and its body as it comes, transfer coding removed.
+
+    Before a failure is raised, whatever came before it has been handed out. `complete` tells that nothing is to come.
+    """
+
+    head: Head
+    """Known once `begin` has returned."""
+
+    def __init__(self, source: Source, method: str, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self.begun = self.complete = self.reusable = False
+        self._source = source
+        self._limits = limits
+        self._bodiless = method == "HEAD"
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_size = 0
+        self._reason = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._until_close = True
+        self._pieces: list[bytes] = []
+        self._waiting = bytearray()
+        self._consume: Callable[[bytes], None] | None = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop = loop
+        self._continued: asyncio.Event | None = None
+        self._started = self._loop.time()
+        self._active = inf  # when the node last did something; inf: it is not its turn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # what the reader calls
+
+    async def begin(self) -> None:
+        """Wait for the head. Raises UpstreamFailed or TimedOut."""
+        while not self.begun:
+            self._raise()
+            await self._wait()
+
+    async def some(self) -> bytes:
+        """What has come of the body, at least a byte; empty at its end. Raises UpstreamFailed or TimedOut."""
+        while not self._waiting:
+            self._raise()
+            if self.complete:
+                return b""
+            await self._wait()
+        some = bytes(self._waiting)
+        self._waiting.clear()
+        self._go_on()
+        return some
+
+    async def pipe(self, consume: Callable[[bytes], None]) -> None:
+        """Hand every further piece to `consume` in the very callback that brings it, until the end.
+
+        The node is never slowed. What `consume` raises ends the connection and is raised here, as are UpstreamFailed
+        and TimedOut.
+        """
+        self._consume = consume
+        if self._waiting:
+            consume(bytes(self._waiting))
+            self._waiting.clear()
+        self._go_on()
+        while True:
+            self._raise()
+            if self.complete:
+                return
+            await self._wait()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; an UpstreamFailed when it is over `limit` bytes."""
+        body = bytearray()
+        while piece := await self.some():
+            body += piece
+            if len(body) > limit:
+                raise UpstreamFailed("the node's answer is too large")
+        return bytes(body)
+
+    async def continued(self) -> bool:
+        """Wait until the node asks for the request's body (100 Continue); False: its final answer came instead."""
+        self._continued = asyncio.Event()
+        self.sent()
+        await self._continued.wait()
+        self._active = inf
+        return not self.begun and self._error is None
+
+    def close(self) -> None:
+        """Read no further. An answer that is not whole costs the connection: that is how a node is told to stop."""
+        self._consume = None
+        del self._parser  # it holds this object
+        self._source.done(reusable=self.complete and self.reusable)
+
+    # what the connection calls
+
+    def sent(self) -> None:
+        """The request is out: from here on the node has to answer."""
+        self._active = self._loop.time()
+
+    def look(self, now: float) -> None:
+        """Is it too late? To be asked now and then; `now` is the event loop's time."""
+        limits = self._limits
+        if self._source.paused:
+            self._active = now
+        due = self._active + (limits.idle_s if self.begun else limits.first_byte_s)
+        if now >= due or (limits.total_s is not None and now >= self._started + limits.total_s):
+            self.fail(TimedOut(_FELL_SILENT if self.begun else _DID_NOT_ANSWER))
+
+    def received(self, data: bytes) -> None:
+        """The next bytes of the node."""
+        if self.complete:
+            self._source.close()  # nobody asked for more
+            return
+        had_begun = self.begun
+        wrong = self._parse(data)
+        if self._pieces:
+            self._hand_out()
+        if wrong is not None:
+            self.fail(wrong)
+        elif self.complete:
+            self._end()
+        elif self.begun:
+            self._active = self._loop.time()
+            if not had_begun:
+                self._wake()
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone; `error`: not by the node's orderly close."""
+        if self.complete:
+            return
+        if self.begun and self._until_close and error is None:
+            self.complete = True
+            self._end()
+        elif self.begun:
+            self.fail(UpstreamFailed("the node broke off its answer"))
+        else:
+            self.fail(UpstreamFailed("the node closed the connection without an answer"))
+
+    def fail(self, error: Exception) -> None:
+        """End the exchange and the connection with `error`, unless it has ended already."""
+        if self.complete or self._error is not None:
+            return
+        self._error = error
+        self._source.close()
+        self._end()
+
+    # what the parser calls
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.begun:  # what comes later are trailers
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self.reusable = self._parser.should_keep_alive()
+        self._until_close = not self.reusable and not any(
+            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
+        )
+        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers)
+        self.head = Head(status, headers, self._reason.decode("latin-1") or None)
+        self.begun = True
+        self.complete = self._bodiless
+        self._source.begun()
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.complete:
+            self._pieces.append(piece)
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # a second answer, to a question that nobody has put
+            self.reusable = False
+
+    def on_message_complete(self) -> None:
+        if self.begun:
+            self.complete = True
+        else:  # an interim answer (RFC 9110 section 15.2)
+            self._headers.clear()
+            self._reason = b""
+            if self._continued is not None:
+                self._continued.set()
+
+    # within
+
+    def _parse(self, data: bytes) -> UpstreamFailed | None:
+        """Feed the parser; what is wrong with the answer, if anything is."""
+        if not self.begun:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return UpstreamFailed("the node changed the protocol")
+        except httptools.HttpParserError as error:
+            wrong = UpstreamFailed("the node's answer is not well-formed HTTP")
+            wrong.__cause__ = error
+            return wrong
+        if self._head_size > _LONGEST_HEAD and (not self.begun or self._size_of_headers() > _LONGEST_HEAD):
+            return UpstreamFailed(f"the head of the node's answer is larger than {_LONGEST_HEAD // 1024} KB")
+        return None
+
+    def _size_of_headers(self) -> int:
+        self._head_size = 0  # looked at once
+        return sum(len(name) + len(value) for name, value in self._headers)
+
+    def _hand_out(self) -> None:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if self._consume is None:
+            self._waiting += data
+            if len(self._waiting) > _HELD and not self.complete:
+                self._source.pause()
+            self._wake()
+            return
+        try:
+            self._consume(data)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the pipe gets it, also with the last piece
+            self.complete = False
+            self.fail(error)
+
+    def _end(self) -> None:
+        if self._continued is not None:
+            self._continued.set()
+        self._wake()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    def _go_on(self) -> None:
+        if self._source.paused:
+            self._active = self._loop.time()
+            self._source.resume()

@@ -1,0 +1,127 @@
+"""What goes into a codec and how its answer is read: requests (`inbound`), a node's answers (Transcript), readers.
+
+For `check_codec` and for tests of a codec without a server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from multidict import CIMultiDict
+
+from parallama.exchange import Usage
+from parallama.gateway.api import Head, Inbound
+from parallama.simulated.go import encode
+from parallama.simulated.models import DEFAULT_MODELS, Model, full_name, guess
+from parallama.simulated.recordings import Recording
+
+NDJSON = Head(200, (("Content-Type", "application/x-ndjson"),))
+JSON = (("Content-Type", "application/json; charset=utf-8"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """One answer of a node."""
+
+    body: bytes
+    """Without its framing."""
+    head: Head = NDJSON
+    complete: bool = True
+    """Whether the body came to its end; False: the node broke off."""
+
+    @classmethod
+    def of(cls, recording: Recording) -> Self:
+        """The answer of a real Ollama. Raises ValueError when it gave none."""
+        if recording.status is None:
+            raise ValueError(f"{recording.name}: there is no answer in it")
+        head = Head(recording.status, tuple(recording.headers))
+        return cls(head=head, body=recording.body, complete=recording.complete)
+
+    @classmethod
+    def stream(cls, *messages: Mapping[str, Any]) -> Self:
+        """An NDJSON stream, as Go writes it."""
+        return cls(body=b"".join([encode(message) + b"\n" for message in messages]))
+
+    @classmethod
+    def document(cls, message: Mapping[str, Any], status: int = 200) -> Self:
+        """An answer of one document."""
+        return cls(head=Head(status, JSON), body=encode(message))
+
+    def usage(self) -> Usage | None:
+        """The tokens that the node counted; None: it counted none. `final` says that they are its own."""
+        last = _last_message(self.body) if self.head.status < 400 else {}
+        if last.get("done") is False or not {"prompt_eval_count", "eval_count"} & set(last):
+            return None
+        return Usage(prompt_tokens=last.get("prompt_eval_count"), output_tokens=last.get("eval_count"), final=True)
+
+
+def _last_message(body: bytes) -> dict[str, Any]:
+    try:
+        last = json.loads(body.rstrip(b"\n").rpartition(b"\n")[2])
+    except ValueError:
+        return {}
+    return last if isinstance(last, dict) else {}
+
+
+class KnownModels:
+    """`Inbound.models` of a pool that has these models, each loaded with its `num_ctx`."""
+
+    def __init__(self, models: Iterable[Model | str] = DEFAULT_MODELS) -> None:
+        found = [Model(name=model) if isinstance(model, str) else model for model in models]
+        self._models = {full_name(model.name).lower(): model for model in found}
+
+    def exists(self, name: str) -> bool:
+        return self._find(name) is not None
+
+    def capabilities(self, name: str) -> frozenset[str]:
+        model = self._find(name)
+        return frozenset(model.capabilities or guess(model.name)) if model else frozenset()
+
+    def context(self, name: str) -> int | None:
+        model = self._find(name)
+        return model.num_ctx if model else None
+
+    def _find(self, name: str) -> Model | None:
+        return self._models.get(full_name(name).lower())
+
+
+def inbound(
+    body: Any = None,
+    path: str = "/",
+    *,
+    method: str = "POST",
+    mount: str = "",
+    params: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    models: Iterable[Model | str] = DEFAULT_MODELS,
+) -> Inbound:
+    """A request as a route's `open` gets it.
+
+    `body`: bytes as they are, None for none, anything else as JSON. `models`: as for `fake_ollama`.
+    """
+    return Inbound(
+        method=method,
+        mount=mount,
+        path=path,
+        params=params or {},
+        query=query or {},
+        headers=CIMultiDict(headers or {}),
+        raw=body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode(),
+        models=KnownModels(models),
+    )
+
+
+def read_lines(data: bytes) -> list[Any]:
+    """The values of an NDJSON stream. Raises ValueError for a line that is no JSON or has no end."""
+    if data and not data.endswith(b"\n"):
+        raise ValueError("the last line has no end")
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]
+
+
+def read_document(data: bytes) -> list[Any]:
+    """The one value of a JSON document. Raises ValueError for what is none."""
+    return [json.loads(data)]
