@@ -338,6 +338,7 @@ async def test_garbage_behind_a_request_waits_for_its_answer(gateway: RunningGat
         assert (await client.answer()).status == 200
         assert (await last_answer(client)).status == 400
     assert (await gateway.row())["outcome"] == "ok"
+    assert sum((await counted(gateway)).values()) == 1, "however many reads it took"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/nothing", "/ollama/v1/nothing", "/api/tags", "/ollama/v1/models"])

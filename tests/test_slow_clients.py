@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal, cast
 
 import pytest
 from asking import CHAT, EMBED, STREAMS, asked, at_rest, bearer, node_path
 from raw_http import RawClient, raw_client, request_bytes
 from running import CEILING_S, RunningGateway, eventually, running_gateway
+from slow_reader import SlowReader, slow_reader
 
 from parallama.app import POOL
 from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
@@ -45,44 +44,12 @@ DOCUMENTS = pytest.mark.parametrize(
 )
 
 
-class Slow:
-    """A client of which nothing but what it asks for is read: no buffers but the kernel's, and these small."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._port = sock.getsockname()[1]
-
-    async def take(self, size: int) -> bytes:
-        """The next bytes, at most `size`; none at the end."""
-        return await asyncio.get_running_loop().sock_recv(self._sock, size)
-
-    async def rest(self) -> bytes:
-        """What still comes before the answer or the connection ends."""
-        taken = bytearray()
-        with suppress(ConnectionError):
-            while not taken.endswith(b"0\r\n\r\n") and (piece := await self.take(64 * KB)):
-                taken += piece
-        return bytes(taken)
-
-    def connected(self) -> bool:
-        """Whether the gateway has its end of the connection open; what its kernel still sends does not count."""
-        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        return any(line[2].endswith(f":{self._port:04X}") and line[9] != "0" for line in lines)
-
-
 @asynccontextmanager
-async def slow(gateway: RunningGateway, path: str, body: Any, method: str = "POST") -> AsyncIterator[Slow]:
+async def slow(gateway: RunningGateway, path: str, body: Any, method: str = "POST") -> AsyncIterator[SlowReader]:
     """A client that has sent a request of alice's, and reads no more of the answer than it is told to."""
-    with closing(socket.socket()) as sock:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KB)
-        # the size of its segments is that of an Ethernet, and with it what the gateway's kernel buffers
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CEILING_S):
-            await loop.sock_connect(sock, ("127.0.0.1", gateway.port))
-            await loop.sock_sendall(sock, request_bytes(method, path, body, bearer(gateway.key)))
-            yield Slow(sock)
+    async with asyncio.timeout(CEILING_S):
+        async with slow_reader(gateway.port, request_bytes(method, path, body, bearer(gateway.key))) as client:
+            yield client
 
 
 class Pace(asyncio.Event):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import pytest
 from asking import CHAT, bearer
 from processes import Place, Running, ask, place, wait_for
 from raw_http import request_bytes
+from slow_reader import slow_reader
 
 from parallama.testing import Answer, FakeOllama
 
@@ -26,8 +26,9 @@ LINE = (
     b'{"model":"llama3.2:1b","created_at":"2026-01-01T00:00:00.000000000Z",'
     b'"message":{"role":"assistant","content":" token"},"done":false}\n'
 )
-LINES = 450 * KB // (len(LINE) + 6)
-"""As much as may wait for a reader, and a bit less: with the framing of a chunk each."""
+WAITING = 450 * KB
+LINES = WAITING // (len(LINE) + 6)
+"""A bit less than may wait for a reader, each line with the framing of its chunk."""
 
 
 @pytest.fixture
@@ -47,20 +48,6 @@ def started(here: Place, database_url: str, node: FakeOllama) -> tuple[Running, 
     assert here.run("user", "create", "alice", "--admin", **env).returncode == 0
     key = here.run("key", "generate", "alice", **env).stdout.strip()
     return here.start("serve", "--port", "0", **env).ready(), key
-
-
-@asynccontextmanager
-async def stopped_reader(port: int, key: str) -> AsyncIterator[None]:
-    """A client that has asked for a stream and reads nothing of it."""
-    with closing(socket.socket()) as sock:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KB)
-        # the size of its segments is that of an Ethernet, and with it what the gateway's kernel buffers
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, request_bytes("POST", "/api/chat", CHAT, bearer(key)))
-        yield
 
 
 def resident(running: Running) -> int:
@@ -97,9 +84,10 @@ async def test_500_stopped_readers_stay_under_300_mb_and_are_all_cut(
     for gate in gates:
         node.cue(Answer(lines=itertools.repeat(LINE), hold_chunks=gate))
     running, key = await asyncio.to_thread(started, here, database_url, node)
+    request = request_bytes("POST", "/api/chat", CHAT, bearer(key))
     async with AsyncExitStack() as stack:
         for _ in gates:
-            await stack.enter_async_context(stopped_reader(urlsplit(running.url).port or 0, key))
+            await stack.enter_async_context(slow_reader(urlsplit(running.url).port or 0, request))
         await until(lambda: all(gate.locked() for gate in gates))
         await until(lambda: on_the_way(node.port) == 0)
         assert in_flight(running, key) == READERS, "too early to be cut"
