@@ -22,6 +22,7 @@ from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
+from parallama.proxy.books import Books
 from parallama.proxy.middlewares import (
     account,
     answer_edges,
@@ -30,7 +31,7 @@ from parallama.proxy.middlewares import (
     identify,
     put_headers,
 )
-from parallama.proxy.mounts import mount
+from parallama.proxy.mounts import METRICS, mount
 from parallama.proxy.relay import Relay
 from parallama.proxy.stalls import Stalls
 from parallama.traffic import Traffic
@@ -38,6 +39,7 @@ from parallama.traffic import Traffic
 READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
 RECORDER = web.AppKey("recorder", Recorder)
+BOOKS = web.AppKey("books", Books)
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -55,6 +57,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     callers = Callers(database, settings.auth, listener)
     recorder = Recorder(database, settings.usage)
     pool = Pool(settings.nodes, metrics)
+    books = Books(recorder, metrics, traffic, pool.catalog.name_of)
     stalls = Stalls(settings.relay.stall_s)
     relay = Relay(pool, stalls, settings, metrics)
     plugins = Plugins.load()
@@ -65,15 +68,15 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     app = web.Application(middlewares=[identify(IdGenerator()), answer_edges])
     app[READINESS] = readiness = state.Readiness(listener)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
-    app[POOL], app[RECORDER] = pool, recorder
-    for part in (database, listener, callers, recorder, pool, stalls):
+    app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
+    for part in (database, listener, callers, recorder, books, pool, stalls):
         app.cleanup_ctx.append(_entered(part.running))
 
     for gateway in gateways:
         around = [
-            account(gateway, recorder, metrics, traffic, pool.catalog.name_of, lambda: readiness.over),
+            account(gateway, books, metrics.in_flight.labels(gateway.name), lambda: readiness.over),
             answer_errors(gateway),
-            authenticate(callers, recorder),
+            authenticate(callers, books),
         ]
         for path, below in mount(gateway, relay, around):
             app.add_subapp(path, below)
@@ -86,10 +89,10 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
             web.get("/ollama/", state.liveness),
             web.get("/healthz", state.healthz),
             web.get("/readyz", state.readyz(readiness)),
-            web.get("/status", asks(state.status(gateways, pool, traffic), "view_metrics", callers)),
+            web.get("/status", asks(state.status(gateways, pool, traffic, books.settle), "view_metrics", callers)),
             web.get(
                 "/metrics",
-                asks(state.metrics(metrics, recorder, database, listener), "view_metrics", callers),
+                asks(state.metrics(metrics, recorder, database, listener, books.settle), "view_metrics", callers),
             ),
         ]
     )

@@ -6,7 +6,8 @@ is `other`, so that the number of series is bounded by what is installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 
 from prometheus_client import (
@@ -82,18 +83,25 @@ class Metrics:
         self._requests = lru_cache(4096)(self.requests.labels)
         self._tokens = lru_cache(4096)(self.tokens.labels)
 
-    def end(self, exchange: Exchange, duration_s: float, named: Callable[[str], str | None]) -> None:
-        """Count an exchange that has ended; `named` gives the node's own name of a model, None when no node has it."""
-        gateway, operation, usage = exchange.gateway, exchange.operation, exchange.usage
-        self._requests(gateway, operation, str(exchange.status), exchange.outcome.value).inc()
-        self._duration(gateway, operation).observe(duration_s)
-        if exchange.first_byte_s is not None:
-            self._first_byte(gateway, operation).observe(exchange.first_byte_s)
-        model = (exchange.model and named(exchange.model)) or "other"
-        if usage.prompt_tokens:
-            self._tokens(gateway, model, "prompt").inc(usage.prompt_tokens)
-        if usage.output_tokens:
-            self._tokens(gateway, model, "output").inc(usage.output_tokens)
+    def end(self, ended: Iterable[tuple[Exchange, float]], named: Callable[[str], str | None]) -> None:
+        """Count exchanges that have ended, each with its duration in seconds; `named` gives the node's own name of a
+        model, None when no node has it."""
+        requests: Counts[tuple[str, str, int, str]] = Counts()
+        tokens: Counts[tuple[str, str, str]] = Counts()
+        for exchange, duration_s in ended:
+            gateway, operation, usage = exchange.gateway, exchange.operation, exchange.usage
+            requests[gateway, operation, exchange.status, exchange.outcome.value] += 1
+            self._duration(gateway, operation).observe(duration_s)
+            if (first_byte_s := exchange.first_byte_s) is not None:
+                self._first_byte(gateway, operation).observe(first_byte_s)
+            model = (exchange.model and named(exchange.model)) or "other"
+            tokens[gateway, model, "prompt"] += usage.prompt_tokens or 0
+            tokens[gateway, model, "output"] += usage.output_tokens or 0
+        for (gateway, operation, status, outcome), count in requests.items():
+            self._requests(gateway, operation, str(status), outcome).inc(count)
+        for labels, count in tokens.items():
+            if count:
+                self._tokens(*labels).inc(count)
 
 
 def _registry() -> CollectorRegistry:

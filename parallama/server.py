@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from parallama.admin.state import Readiness
-from parallama.app import POOL, READINESS, RECORDER, build_app
+from parallama.app import BOOKS, POOL, READINESS, RECORDER, build_app
 from parallama.config import Settings
 from parallama.drain import InFlight, drain
 from parallama.errors import ConfigError, Unavailable
@@ -75,7 +75,7 @@ async def run(settings: Settings, database_url: str, listening: socket.socket, s
     readiness, requests, stop = app[READINESS], InFlight(), asyncio.Event()
     app.middlewares.insert(0, requests.middleware)
     runner = make_runner(app, settings)
-    _on_signals(readiness, stop, lambda: (requests.count, app[RECORDER].pending))
+    _on_signals(readiness, stop, lambda: _unfinished(app, requests))
     try:
         await runner.setup()
         site = web.SockSite(runner, listening, backlog=_BACKLOG)
@@ -98,6 +98,11 @@ async def run(settings: Settings, database_url: str, listening: socket.socket, s
         _log.info("stopped", extra={"fields": {"records_lost": lost}})
     if lost:
         raise Unavailable(f"{lost} usage records are lost: the database did not take them before the stop")
+
+
+def _unfinished(app: web.Application, requests: InFlight) -> tuple[int, int]:
+    app[BOOKS].settle()
+    return requests.count, app[RECORDER].pending
 
 
 def _rarely_collect() -> None:

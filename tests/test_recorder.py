@@ -215,11 +215,11 @@ async def test_it_is_full_at_the_configured_number_of_pending_rows(database: Dat
     recorder = Recorder(database, UsageSettings(max_pending=3))
     for expected in (False, False, True, True):
         recorder.record(make_row())
-        assert recorder.full is expected
+        assert (recorder.room == 0) is expected
     assert recorder.pending == 4
     async with recorder.running():
         await eventually(lambda: recorder.pending == 0)
-        assert not recorder.full
+        assert recorder.room
     assert await count(database) == 4
 
 

@@ -185,6 +185,7 @@ async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lo
     settings = {"usage": {"max_pending": 3, "flush_ms": 10}}
     async with Wire(database_url).running() as wire, running_gateway(wire.url, node.url, settings) as gateway:
         assert (await ask(gateway, "/api/chat", UNARY)).status == 200
+        gateway.app[BOOKS].settle()
         await eventually(lambda: gateway.app[RECORDER].pending == 0)
         wire.cut()
         for _ in range(3):

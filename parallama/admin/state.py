@@ -84,11 +84,15 @@ def _describe(members: Sequence[Gateway]) -> dict[str, Any]:
     }
 
 
-def status(gateways: Sequence[Gateway], pool: Pool, traffic: Traffic) -> Handler:
-    """`GET /status`: each gateway's state, latency and request rate over the last minute."""
+def status(gateways: Sequence[Gateway], pool: Pool, traffic: Traffic, settle: Callable[[], None]) -> Handler:
+    """`GET /status`: each gateway's state, latency and request rate over the last minute.
+
+    `settle` counts what has ended and is not counted yet.
+    """
     names = list(families(gateways))
 
     async def status(_request: web.Request) -> web.Response:
+        settle()
         now = time.monotonic()
         state, probe_s = _node_state(pool)
         report = {
@@ -138,10 +142,13 @@ def readyz(readiness: Readiness) -> Handler:
     return readyz
 
 
-def metrics(instruments: Metrics, recorder: Recorder, database: Database, listener: Listener) -> Handler:
-    """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it."""
+def metrics(
+    instruments: Metrics, recorder: Recorder, database: Database, listener: Listener, settle: Callable[[], None]
+) -> Handler:
+    """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it; `settle` as for `status`."""
 
     async def metrics(request: web.Request) -> web.Response:
+        settle()
         instruments.records_pending.set(recorder.pending)
         instruments.records_lost.set(recorder.lost)
         instruments.database_up.set(listener.lost_since is None)

@@ -176,7 +176,9 @@ class Callers:
         """The one key that the headers carry; None: without a key. Raises NotAuthenticated."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         found = {token.strip()} if scheme.lower() == "bearer" else set()
-        found.update(headers.get(name, "").strip() for name in self._key_headers)
+        for name in self._key_headers:
+            if name in headers:
+                found.add(headers[name].strip())
         found.discard("")
         if len(found) == 1:
             return found.pop()

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from parallama.config import UsageSettings
@@ -19,10 +19,12 @@ from parallama.db import query
 from parallama.db.pool import BadRows, Database
 from parallama.exchange import UsageRecord, created_at
 
-_BATCH = 500
+_BATCH = 200
+"""Rows that are written together: more of them do not stay in the processor's cache."""
 _AHEAD = range(-1, 8)
 """Days around today whose partitions are made in advance, so that no midnight waits for one."""
 _UPKEEP_S = 3600.0
+_DAY_S, _DAY_MS = 86_400, 86_400_000
 _RETRY_S = 0.05
 """The first wait after a failure; it doubles from one to the next."""
 _LONGEST_RETRY_S = 1.0
@@ -44,7 +46,8 @@ class Recorder:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._stopped = False
-        self._days: frozenset[date] = frozenset()
+        self._days: frozenset[int] = frozenset()
+        """Since 1970; those that have a partition."""
         self._upkeep_at = float("-inf")
         self._lost = 0
 
@@ -62,9 +65,9 @@ class Recorder:
         return len(self._rows)
 
     @property
-    def full(self) -> bool:
-        """Whether billable requests must be refused, because their rows might not find a place."""
-        return len(self._rows) >= self._max_pending
+    def room(self) -> int:
+        """How many more rows have a place in memory; with none, billable requests must be refused."""
+        return max(0, self._max_pending - len(self._rows))
 
     @property
     def lost(self) -> int:
@@ -126,7 +129,7 @@ class Recorder:
         today = datetime.now(UTC)
         days = [today + timedelta(days=ahead) for ahead in _AHEAD]
         await self._database.fetch(_queries.partitions, days)
-        self._days = frozenset(day.date() for day in days)
+        self._days = frozenset(int(day.timestamp()) // _DAY_S for day in days)
         self._upkeep_at = now + _UPKEEP_S
 
     async def _flush(self) -> None:
@@ -149,9 +152,9 @@ class Recorder:
                 size = min(size * 2, _BATCH)
 
     async def _insert(self, batch: Sequence[UsageRecord]) -> None:
-        missing = {day.date(): day for day in map(_moment, batch) if day.date() not in self._days}
+        missing = {day: row for row in batch if (day := (row.id.int >> 80) // _DAY_MS) not in self._days}
         if missing:
-            await self._database.fetch(_queries.partitions, list(missing.values()))
+            await self._database.fetch(_queries.partitions, [_moment(row) for row in missing.values()])
         await self._database.insert_new("usage", UsageRecord._fields, [_storable(row) for row in batch])
 
     def _drop(self, error: BadRows) -> None:

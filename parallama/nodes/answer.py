@@ -7,52 +7,24 @@ wrong (RFC 9112) or too slowly becomes an UpstreamFailed or a TimedOut here.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import Protocol, Self
+from typing import Self
 
 import httptools
 
 from parallama.errors import TimedOut, UpstreamFailed
 from parallama.gateway.api import Head
+from parallama.nodes.source import Limits, Source
 
 _LONGEST_HEAD = 64 * 1024
 """Bytes of an answer's head; Ollama's have a few hundred."""
 _HELD = 64 * 1024
 """Bytes of a body that wait for a reader before the node is made to wait."""
+_plain = re.compile(rb"[ -~]*[!-~][ -~]*").fullmatch
 _DID_NOT_ANSWER = "the node did not answer in time"
 _FELL_SILENT = "the node did not go on with its answer in time"
-
-
-class Source(Protocol):
-    """Where the bytes come from."""
-
-    paused: bool
-    """Whether the node is made to wait."""
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def close(self) -> None:
-        """At once, and for good."""
-
-    def begun(self) -> None:
-        """The head is there."""
-
-    def done(self, *, reusable: bool) -> None:
-        """Nobody reads on; `reusable`: the answer is whole, and another may follow it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a node may take, in seconds."""
-
-    first_byte_s: float
-    """From the request's end to the answer's head."""
-    idle_s: float
-    """Between two pieces, of the answer or of a request that the node takes."""
-    total_s: float | None
-    """For the whole exchange; None: no limit."""
 
 
 class NodeAnswer:
@@ -64,13 +36,15 @@ class NodeAnswer:
     head: Head
     """Known once `begin` has returned."""
 
-    def __init__(self, source: Source, method: str, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, source: Source, method: str, limits: Limits, started: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.begun = self.complete = self.reusable = False
         self._source = source
         self._limits = limits
         self._bodiless = method == "HEAD"
         self._parser = httptools.HttpResponseParser(self)
-        self._head_size = 0
+        self._head_size = self._framing_size = 0
         self._reason = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._until_close = True
@@ -81,7 +55,7 @@ class NodeAnswer:
         self._waiter: asyncio.Future[None] | None = None
         self._loop = loop
         self._continued: asyncio.Event | None = None
-        self._started = self._loop.time()
+        self._started = started
         self._active = inf  # when the node last did something; inf: it is not its turn
 
     def __enter__(self) -> Self:
@@ -173,11 +147,14 @@ class NodeAnswer:
         had_begun = self.begun
         wrong = self._parse(data)
         if self._pieces:
+            self._framing_size = 0
             self._hand_out()
-        if wrong is not None:
-            self.fail(wrong)
-        elif self.complete:
+        elif had_begun and wrong is None:
+            wrong = self._count_framing(len(data))
+        if self.complete:
             self._end()
+        elif wrong is not None:
+            self.fail(wrong)
         elif self.begun:
             self._active = self._loop.time()
             if not had_begun:
@@ -214,20 +191,22 @@ class NodeAnswer:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:
+        if status < 200 or self.begun:
             return
         self.reusable = self._parser.should_keep_alive()
         self._until_close = not self.reusable and not any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers)
-        self.head = Head(status, headers, self._reason.decode("latin-1") or None)
+        self.head = Head(status, headers, self._reason.decode() if _plain(self._reason) else None)
         self.begun = True
         self.complete = self._bodiless
         self._source.begun()
 
     def on_body(self, piece: bytes) -> None:
-        if not self.complete:
+        if self.complete:  # of an answer that has none, or is not ours
+            self.reusable = False
+        else:
             self._pieces.append(piece)
 
     def on_message_begin(self) -> None:
@@ -258,12 +237,20 @@ class NodeAnswer:
             wrong.__cause__ = error
             return wrong
         if self._head_size > _LONGEST_HEAD and (not self.begun or self._size_of_headers() > _LONGEST_HEAD):
+            self.begun = self.complete = False  # nobody is to have it
             return UpstreamFailed(f"the head of the node's answer is larger than {_LONGEST_HEAD // 1024} KB")
         return None
 
     def _size_of_headers(self) -> int:
         self._head_size = 0  # looked at once
-        return sum(len(name) + len(value) for name, value in self._headers)
+        return len(self._reason) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
+    def _count_framing(self, size: int) -> UpstreamFailed | None:
+        """Of bytes that brought nothing of the body: extensions of chunks and trailers might never end."""
+        self._framing_size += size
+        if self._framing_size > _LONGEST_HEAD:
+            return UpstreamFailed("the node sends only framing in place of its answer")
+        return None
 
     def _hand_out(self) -> None:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

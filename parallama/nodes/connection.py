@@ -7,7 +7,8 @@ from collections.abc import AsyncIterable, Callable
 from typing import Protocol, cast
 
 from parallama.errors import TimedOut
-from parallama.nodes.answer import Limits, NodeAnswer
+from parallama.nodes.answer import NodeAnswer
+from parallama.nodes.source import Limits
 
 _JOINED = 64 * 1024
 """Bytes of a request body up to which it leaves in one write with its head."""
@@ -23,7 +24,7 @@ class Connection(asyncio.Protocol):
     """The socket; carries one exchange at a time."""
 
     idle_since = 0.0
-    """Monotonic; of a connection that waits for its next request."""
+    """Since when it waits for its next request, by the event loop's time."""
 
     def __init__(self, on_done: Done, on_lost: Callable[[Connection], None]) -> None:
         self.paused = False
@@ -40,9 +41,12 @@ class Connection(asyncio.Protocol):
         """Whether it can still be written to."""
         return not self._transport.is_closing()
 
-    def ask(self, method: str, head: bytes, body: bytes | None, limits: Limits) -> NodeAnswer:
-        """Send a request; what will be its answer. With `body` None the rest is sent by `upload`."""
-        self._answer = answer = NodeAnswer(self, method, limits, self._loop)
+    def ask(self, method: str, head: bytes, body: bytes | None, limits: Limits, started: float) -> NodeAnswer:
+        """Send a request; what will be its answer. With `body` None the rest is sent by `upload`.
+
+        `started`: since when `limits.total_s` counts, by the event loop's time.
+        """
+        self._answer = answer = NodeAnswer(self, method, limits, started, self._loop)
         if body is None:
             self._transport.write(head)
             return answer

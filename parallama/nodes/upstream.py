@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from parallama.config import NodeSettings
 from parallama.errors import TimedOut, UpstreamFailed
-from parallama.nodes.answer import Limits, NodeAnswer
+from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.connection import Connection
+from parallama.nodes.source import Limits
 from parallama.version import __version__
 
 _visible = re.compile("[!-~]*").fullmatch
@@ -40,19 +40,22 @@ class Upstream:
         self._host = url.hostname or ""
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
-        self._prefix = url.path.encode()
+        self._prefix = quote(url.path, safe=_RESERVED).encode()
         self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nUser-Agent: parallama/{__version__}\r\n".encode()
         self._limits = Limits(settings.first_byte_s, settings.idle_s, settings.total_s or None)
         self._free = asyncio.Semaphore(settings.max_connections) if settings.max_connections else None
         self._idle: deque[Connection] = deque()
         self._connections: set[Connection] = set()
         self._running = False
+        self._stopped: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Allow requests; close every connection on leaving."""
-        self._running = True
-        watch = asyncio.get_running_loop().create_task(self._watch(), name=f"timeouts of {self._settings.name}")
+        self._loop = asyncio.get_running_loop()
+        self._running, self._stopped = True, None
+        watch = self._loop.create_task(self._watch(), name=f"timeouts of {self._settings.name}")
         try:
             yield
         finally:
@@ -63,18 +66,22 @@ class Upstream:
             await asyncio.wait([watch])
 
     def stop(self, error: Exception) -> None:
-        """End every exchange under way with `error`."""
+        """End every exchange under way with `error`, also those that wait for a connection."""
+        self._stopped = error
         for connection in tuple(self._connections):
             connection.fail(error)
 
     async def _watch(self) -> None:
-        """End the exchanges for which the node takes too long: a timer for each of them would cost more."""
-        loop = asyncio.get_running_loop()
+        """End the exchanges for which the node takes too long, and connections that nobody needs: a timer for each
+        of them would cost more."""
         shortest = min(self._limits.first_byte_s, self._limits.idle_s, self._limits.total_s or inf)
         while True:
             await asyncio.sleep(min(_LOOK_S, shortest / 8))
+            now = self._loop.time()
             for connection in tuple(self._connections):
-                connection.look(loop.time())
+                connection.look(now)
+            while self._idle and self._idle[0].idle_since < now - _KEEPALIVE_S:
+                self._idle.popleft().close()
 
     async def send(
         self,
@@ -99,8 +106,9 @@ class Upstream:
         whole, piped = (body or b"", None) if body is None or isinstance(body, bytes) else (None, body)
         chunked = piped is not None and "Content-Length" not in headers
         head = self._head(method, path, headers, _framing(method, whole, chunked, await_continue))
-        connection = await self._acquire()
-        answer = connection.ask(method, head, whole, limits)
+        started = self._loop.time()
+        connection = await self._acquire(started + (limits.total_s or inf))
+        answer = connection.ask(method, head, whole, limits, started)
         try:
             if piped is not None:
                 connection.upload(piped, chunked=chunked, limits=limits, await_continue=await_continue)
@@ -114,49 +122,57 @@ class Upstream:
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], framing: str) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") + lines.count("\r") != 2 * len(headers) or "\0" in lines:
+            raise ValueError("a header holds what no header may hold")
         # header values come in as latin-1 with surrogates for what was not (PEP 383), and leave as the same bytes
         return b"%b %b%b%b%b%b\r\n" % (
             method.encode(),
             self._prefix,
-            (path if _visible(path) else quote(path, safe=_RESERVED)).encode(),
+            (path if _visible(path) else quote(path, safe=_RESERVED, errors="surrogateescape")).encode(),
             self._common,
             lines.encode("utf-8", "surrogateescape"),
             framing.encode(),
         )
 
-    async def _acquire(self) -> Connection:
-        """A connection that is nobody else's; given back by `_take_back`."""
+    async def _acquire(self, deadline: float) -> Connection:
+        """A connection that is nobody else's; given back by `_take_back`. `deadline` is the event loop's time."""
         if self._free is not None:
-            await self._turn(self._free)
+            await self._turn(self._free, min(deadline, self._loop.time() + self._limits.first_byte_s))
         while self._idle:
             connection = self._idle.pop()
             if connection.open:
                 return connection
         try:
-            return await self._connect()
+            return await self._connect(min(deadline, self._loop.time() + self._settings.connect_s))
         except BaseException:
             if self._free is not None:
                 self._free.release()
             raise
 
-    async def _turn(self, free: asyncio.Semaphore) -> None:
+    async def _turn(self, free: asyncio.Semaphore, deadline: float) -> None:
         try:
-            async with asyncio.timeout(self._settings.first_byte_s):
+            async with asyncio.timeout_at(deadline):
                 await free.acquire()
         except TimeoutError:
             raise TimedOut("every connection to the node is in use") from None
+        if self._stopped is not None:  # who was served has just given it back
+            free.release()
+            raise self._stopped
 
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _connect(self, deadline: float) -> Connection:
         try:
-            async with asyncio.timeout(self._settings.connect_s):
-                _, connection = await loop.create_connection(
+            async with asyncio.timeout_at(deadline):
+                _, connection = await self._loop.create_connection(
                     lambda: Connection(self._take_back, self._forget), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as error:
             raise TimedOut("the node did not accept a connection in time") from error
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamFailed("the node's certificate is not trusted") from error
         except OSError as error:
             raise UpstreamFailed("the node refused the connection") from error
+        if not connection.open:  # it would never hear again that it is closed
+            raise UpstreamFailed("the node closed the connection without an answer")
         self._connections.add(connection)
         return connection
 
@@ -165,11 +181,8 @@ class Upstream:
             self._free.release()
         if not usable:
             return
-        now = time.monotonic()
-        connection.idle_since = now
+        connection.idle_since = self._loop.time()
         self._idle.append(connection)
-        while self._idle[0].idle_since < now - _KEEPALIVE_S:
-            self._idle.popleft().close()
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)

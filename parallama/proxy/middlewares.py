@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +15,17 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_async.aio import track_inprogress
+from prometheus_client import Gauge
 
 from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
 from parallama.gateway.api import Gateway, Reply
 from parallama.identity.callers import Callers
-from parallama.ledger.recorder import Recorder
-from parallama.metrics import Metrics
+from parallama.proxy.books import Books
 from parallama.proxy.headers import client_request_id
 from parallama.proxy.keys import EXCHANGE, IDS, Ids
 from parallama.proxy.stalls import Stalls
-from parallama.traffic import Traffic
 
-_api = logging.getLogger("parallama.api")
 _error = logging.getLogger("parallama.error")
 
 _CLIENT_LEFT = 499
@@ -66,22 +63,14 @@ def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Re
     return put_headers
 
 
-def account(
-    gateway: Gateway,
-    recorder: Recorder,
-    metrics: Metrics,
-    traffic: Traffic,
-    named: Callable[[str], str | None],
-    stopping: Callable[[], bool],
-) -> Middleware:
-    """Open the Exchange; whatever happens, count it, log it, and record it if its caller is known.
+def account(gateway: Gateway, books: Books, in_flight: Gauge, stopping: Callable[[], bool]) -> Middleware:
+    """Open the Exchange; whatever happens, it ends in the books.
 
-    `named` gives the node's own name of a model, None when no node has it; `stopping` tells whether it is this process
-    that cuts exchanges off now.
+    `stopping` tells whether it is this process that cuts exchanges off now.
     """
 
     @web.middleware
-    @track_inprogress(metrics.in_flight.labels(gateway.name))
+    @track_inprogress(in_flight)
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         ids = request[IDS]
         request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=gateway.name)
@@ -94,12 +83,7 @@ def account(
             _cut(exchange, stopping=stopping())
             raise
         finally:
-            now = time.monotonic()
-            if exchange.caller is not None:
-                recorder.record(exchange.record(now))
-            metrics.end(exchange, now - exchange.started, named)
-            traffic.count(exchange.gateway, now, exchange.first_byte_s)
-            _api.info("request", extra={"fields": _line(request, exchange, now)})
+            books.end(exchange, request)
 
     return account
 
@@ -114,31 +98,6 @@ def _cut(exchange: Exchange, *, stopping: bool) -> None:
     else:
         error = "client_stalled" if exchange.stalled else "client_left"
         exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, error
-
-
-def _line(request: web.Request, exchange: Exchange, now: float) -> dict[str, object]:
-    caller, usage, first_byte_s = exchange.caller, exchange.usage, exchange.first_byte_s
-    return {
-        "request_id": request[IDS].text,
-        "client_request_id": exchange.client_request_id,
-        "remote": request.remote,
-        "method": request.method,
-        "path": request.path,
-        "user": caller.username if caller else None,
-        "key_id": str(caller.key_id) if caller and caller.key_id else None,
-        "gateway": exchange.gateway,
-        "operation": exchange.operation,
-        "model": exchange.model_asked,
-        "node": exchange.node,
-        "status": exchange.status,
-        "outcome": exchange.outcome.value,
-        "error": exchange.error,
-        "streamed": exchange.streamed,
-        "prompt_tokens": usage.prompt_tokens,
-        "output_tokens": usage.output_tokens,
-        "ttft_ms": None if first_byte_s is None else round(first_byte_s * 1000, 3),
-        "duration_ms": round((now - exchange.started) * 1000, 3),
-    }
 
 
 def answer_errors(gateway: Gateway) -> Middleware:
@@ -212,7 +171,7 @@ def _headers(error: ApiError) -> dict[str, str]:
     return headers
 
 
-def authenticate(callers: Callers, recorder: Recorder) -> Middleware:
+def authenticate(callers: Callers, books: Books) -> Middleware:
     """Find out who is asking, and screen: refuse before a body is read what could not be recorded.
 
     Raises NotAuthenticated, or Unavailable when the caller cannot be known or the usage cannot be recorded now.
@@ -223,7 +182,7 @@ def authenticate(callers: Callers, recorder: Recorder) -> Middleware:
         request[EXCHANGE].caller = await callers.identify(
             request.headers, request_id=request[IDS].text, remote=request.remote
         )
-        if recorder.full:
+        if books.full:
             raise Unavailable("usage cannot be recorded now: the database does not answer")
         return await handler(request)
 

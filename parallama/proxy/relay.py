@@ -57,11 +57,12 @@ class Relay:
         caller = exchange.caller
         assert isinstance(caller, Caller)
         admit(caller, gateway, route)
-        body = InboundBody(request, exchange, self._settings.relay.body_s)
+        limits = self._settings.relay
+        body = InboundBody(request, exchange, limits.body_s, min_kb_s=limits.body_min_kb_s, total_s=limits.body_total_s)
         raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
         codec = route.open(self._inbound(request, mount, raw))
         await self._judge(exchange, codec)
-        answer = Answer(request, exchange, self._stalls, self._settings.relay.hold_kb * 1024)
+        answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
         try:
             await self._converse(request, gateway, codec, answer, body if route.body is Body.STREAM else None)
         except ApiError as error:

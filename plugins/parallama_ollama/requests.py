@@ -5,6 +5,7 @@ The fields are those of Ollama's api/types.go; what is not listed there Ollama i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -12,6 +13,9 @@ from urllib.parse import quote
 from parallama.errors import ApiError, BadRequest, ModelUnknown
 from parallama.gateway.api import Inbound, Outbound
 from parallama_ollama.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, STRINGS, Reading, Struct, read
+
+_plain = re.compile("[A-Za-z0-9/:._~-]*").fullmatch
+"""What stands in a path as it is."""
 
 Missing = Callable[[], ApiError]
 
@@ -78,7 +82,8 @@ class Request:
 
 def node_path(inbound: Inbound) -> str:
     """The path on the node."""
-    return "/api" + quote(inbound.path, safe="/:")
+    path = inbound.path
+    return "/api" + (path if _plain(path) else quote(path, safe="/:"))
 
 
 _MODEL = {"model": STRING}

@@ -40,6 +40,7 @@ NOT_REPLAYED = {
     "host-foreign": _SITE,
     "origin-foreign": _SITE,
     "preflight-local": _SITE,
+    "http-absolute-form": "refused here: it names another host than its Host header",
     "cloud-name": "refused here: the request would leave the node",
     "root-get": "the root tells of the gateway itself",
 }
