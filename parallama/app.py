@@ -58,7 +58,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     recorder = Recorder(database, settings.usage)
     pool = Pool(settings.nodes, metrics)
     books = Books(recorder, metrics, traffic, pool.catalog.name_of)
-    stalls = Stalls(settings.relay.stall_s)
+    stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     relay = Relay(pool, stalls, settings, metrics)
     plugins = Plugins.load()
     gateways = make_gateways(plugins.classes(), settings.gateways)

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from parallama.app import POOL, RECORDER, build_app
+from parallama.app import BOOKS, POOL, RECORDER, build_app
 from parallama.config import DatabaseSettings, Settings
 from parallama.db.pool import Database
 from parallama.identity.accounts import Accounts
@@ -58,6 +58,7 @@ class RunningGateway:
 
     async def rows(self, count: int) -> list[dict[str, Any]]:
         """The usage rows once there are `count` of them, oldest first; more are a failure of the test that counts."""
+        self.app[BOOKS].settle()
         await eventually(lambda: self.app[RECORDER].pending == 0)
         async with self.database.connection() as one:
 

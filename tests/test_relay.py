@@ -14,7 +14,7 @@ from raw_http import raw_client, request_bytes
 from running import RunningGateway, eventually, running_gateway
 from wire import Wire
 
-from parallama.app import RECORDER
+from parallama.app import BOOKS, RECORDER
 from parallama.exchange import created_at
 from parallama.testing import Answer, FakeOllama, Fault
 

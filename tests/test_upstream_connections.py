@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -27,6 +26,7 @@ from upstream_client import (
     client,
     close,
     drain,
+    full,
     is_right,
     pipe,
     read,
@@ -161,25 +161,6 @@ async def test_a_reader_that_takes_its_time_is_not_held_against_the_node(node: F
             await asyncio.sleep(0.6)  # three times what a node may be silent
             size += len(await answer.read(1 << 30))
         assert size == 10_000_000
-
-
-@asynccontextmanager
-async def full() -> AsyncIterator[str]:
-    """The URL of a node whose queue of connections is full: another SYN is not answered (listen(2))."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        name = listening.getsockname()
-        waiting = []
-        try:
-            for _ in range(4):
-                waiting.append(socket.socket())
-                waiting[-1].setblocking(False)
-                waiting[-1].connect_ex(name)
-            yield f"http://127.0.0.1:{name[1]}"
-        finally:
-            for one in waiting:
-                one.close()
 
 
 @pytest.mark.parametrize("limits", [{"connect_s": 0.2}, {"total_s": 0.2}])

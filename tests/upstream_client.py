@@ -106,6 +106,26 @@ async def bare(
         await server.wait_closed()
 
 
+@asynccontextmanager
+async def full(port: int = 0) -> AsyncIterator[str]:
+    """The URL of a node (on `port`) whose queue of connections is full: another SYN is not answered (listen(2))."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(0)
+        name = listening.getsockname()
+        waiting = []
+        try:
+            for _ in range(4):
+                waiting.append(socket.socket())
+                waiting[-1].setblocking(False)
+                waiting[-1].connect_ex(name)
+            yield f"http://127.0.0.1:{name[1]}"
+        finally:
+            for one in waiting:
+                one.close()
+
+
 WHOLE = {
     "a length": (OK + b"Content-Length: 2\r\n\r\n{}", 200, b"{}"),
     "no body": (OK + b"Content-Length: 0\r\n\r\n", 200, b""),

@@ -133,6 +133,8 @@ class RelaySettings(Section):
     node is still an error status; 0: they are not held."""
     stall_s: Seconds = 30.0
     """Longest time in seconds that an answer waits for a client that takes none of it; then the client is cut off."""
+    backlog_mb: Count = 96
+    """Most MiB of streams that may wait for their clients, all together; then whoever lags most is cut off."""
     body_s: Seconds = 60.0
     """Longest silence in seconds while a request body is read."""
     body_min_kb_s: CountOrNone = 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterable, Callable
 from typing import Protocol, cast
 
@@ -12,6 +14,9 @@ from parallama.nodes.source import Limits
 
 _JOINED = 64 * 1024
 """Bytes of a request body up to which it leaves in one write with its head."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""A lingering time of 0 turns the close of a socket into a reset (SO_LINGER in socket(7))."""
 
 
 class Done(Protocol):
@@ -122,6 +127,9 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """At once, and for good: that is how a node is told to stop."""
+        if self.open and self._transport.get_write_buffer_size():
+            # the kernel too holds what the node does not take, and would tell it the end only behind that
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     # what the event loop calls

@@ -7,6 +7,7 @@ within it can still become an error status; a larger one goes out as fast as the
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -45,6 +46,8 @@ class Answer:
         self._response: NodeResponse | None = None
         self._whole = self._chunked = False
         self._watched: Watched | None = None
+        self._late = bytearray()
+        self._catching_up: asyncio.Task[None] | None = None
 
     @property
     def committed(self) -> bool:
@@ -66,8 +69,8 @@ class Answer:
             return
         self._held += data
         if self._streams or len(self._held) > self._hold_bytes:
-            await self._commit()
             self._watch()
+            await self._commit()
 
     def push(self, data: bytes) -> None:
         """Send the next bytes of a committed answer without waiting for the client. Raises ClientLeft, also for the
@@ -77,11 +80,12 @@ class Answer:
             raise ClientLeft
         if not data:
             return
-        if self._streams and transport.get_write_buffer_size() and unsent(transport) > _LAG:
-            self._cut_off()
-            raise ClientLeft
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         self._exchange.response_bytes += len(data)
+        if self._streams and (self._catching_up or transport.get_write_buffer_size() > _SMALL):
+            self._fall_behind(transport, framed)
+        else:
+            transport.write(framed)
 
     async def end(self) -> None:
         """The body is complete. Raises ClientLeft."""
@@ -91,6 +95,7 @@ class Answer:
             self._whole = not self._streams
             await self._commit()
         assert self._response is not None
+        self._flush()
         try:
             await self._response.write_eof()
         except ConnectionError as error:
@@ -147,10 +152,44 @@ class Answer:
         except ConnectionError as error:
             raise ClientLeft from error
 
+    def _fall_behind(self, transport: asyncio.WriteTransport, framed: bytes) -> None:
+        """Keep what the client does not take yet: in one piece, since a transport's own cost several times as much."""
+        self._late += framed
+        if self._catching_up is None:
+            transport.set_write_buffer_limits(high=_SMALL)
+            self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(), name="slow client")
+        waiting = self._backlog()
+        if waiting + unsent(transport) > _LAG:
+            self._cut_off()
+        elif self._watched is not None:
+            self._stalls.behind(self._watched, waiting)
+        if transport.is_closing():
+            raise ClientLeft
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._late:
+                await self._request.writer.drain()
+                self._flush()
+        except ConnectionError:  # whoever writes next sees it too
+            self._late.clear()
+        finally:
+            self._catching_up = None
+
+    def _flush(self) -> None:
+        transport = self._request.transport
+        if self._late and transport is not None and not transport.is_closing():
+            transport.write(bytes(self._late))
+        self._late.clear()
+
+    def _backlog(self) -> int:
+        transport = self._request.transport
+        return len(self._late) + (0 if transport is None else transport.get_write_buffer_size())
+
     def _watch(self) -> None:
         transport = self._request.transport
         if transport is not None:
-            self._watched = self._stalls.watch(transport, self._cut_off)
+            self._watched = self._stalls.watch(transport, self._cut_off, self._backlog)
 
     def _cut_off(self) -> None:
         """The client does not take its answer."""

@@ -29,8 +29,8 @@ _LOOKS = 8
 
 
 def unsent(transport: asyncio.WriteTransport) -> int:
-    """Bytes that wait for the client to take them: in the transport, and in the kernel before the wire."""
-    return transport.get_write_buffer_size() + _queued(transport, _SIOCOUTQNSD)
+    """Bytes that wait in the kernel for the client to take them."""
+    return _queued(transport, _SIOCOUTQNSD)
 
 
 def _queued(transport: asyncio.WriteTransport, request: int) -> int:
@@ -60,18 +60,22 @@ class Watched:
     """One answer on its way to a client."""
 
     transport: asyncio.WriteTransport
+    backlog: Callable[[], int]
+    """Bytes that this process holds for the client."""
     on_stall: Callable[[], None]
     over: bool = False
     """The answer is complete: it is watched only until the transport has got rid of it."""
+    waiting: int = 0
+    """Bytes that waited when it was last asked."""
     taken: tuple[int, int] = (0, 0)
     since: float = field(default_factory=time.monotonic)
 
     def look(self, now: float, stall_s: float) -> bool:
         """Whether to look again. Calls `on_stall` when the client has taken nothing for `stall_s` seconds."""
         transport = self.transport
-        ours = transport.get_write_buffer_size()
-        if transport.is_closing() or (self.over and not ours):
-            return False
+        ours = self.backlog()
+        if not ours and (self.over or transport.is_closing()):
+            return False  # a client that has half-closed is closing too, and may take no more all the same
         taken = (ours, _acked(transport))
         waits = ours or _queued(transport, _SIOCOUTQ)
         if not waits or taken != self.taken:
@@ -83,10 +87,13 @@ class Watched:
 
 
 class Stalls:
-    """Looks at every answer on its way several times in `stall_s` seconds."""
+    """Looks at every answer on its way several times in `stall_s` seconds, and keeps what waits for all of them within
+    `backlog` bytes."""
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, backlog: int) -> None:
         self._stall_s = stall_s
+        self._backlog = backlog
+        self._waiting = 0
         self._watched: set[Watched] = set()
 
     @asynccontextmanager
@@ -99,9 +106,14 @@ class Stalls:
             finally:
                 task.cancel()
 
-    def watch(self, transport: asyncio.WriteTransport, on_stall: Callable[[], None]) -> Watched:
-        """Call `on_stall` once the client takes nothing for too long. To end it, set `over` on what is returned."""
-        watched = Watched(transport, on_stall)
+    def watch(
+        self, transport: asyncio.WriteTransport, on_stall: Callable[[], None], backlog: Callable[[], int] | None = None
+    ) -> Watched:
+        """Call `on_stall` once the client takes nothing for too long. To end it, set `over` on what is returned.
+
+        `backlog`: bytes that are held for the client; None: those that the transport holds.
+        """
+        watched = Watched(transport, backlog or transport.get_write_buffer_size, on_stall)
         self._watched.add(watched)
         return watched
 
@@ -111,10 +123,28 @@ class Stalls:
         if transport is not None and transport.get_write_buffer_size():
             self.watch(transport, transport.abort).over = True
 
+    def behind(self, watched: Watched, waiting: int) -> None:
+        """So many bytes wait for this client. When all together are too many, who has most is cut off."""
+        self._waiting += waiting - watched.waiting
+        watched.waiting = waiting
+        if self._waiting > self._backlog:
+            self._relieve()
+
+    def _relieve(self) -> None:
+        for watched in self._watched:  # some have taken theirs meanwhile
+            watched.waiting = watched.backlog()
+        most = sorted(self._watched, key=lambda watched: watched.waiting)
+        self._waiting = sum(watched.waiting for watched in most)
+        while self._waiting > self._backlog:
+            watched = most.pop()
+            self._waiting -= watched.waiting
+            self._watched.discard(watched)
+            watched.on_stall()
+
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(self._stall_s / _LOOKS)
-            now = time.monotonic()
-            for watched in tuple(self._watched):
-                if not watched.look(now, self._stall_s):
-                    self._watched.discard(watched)
+            self._sweep(time.monotonic())
+
+    def _sweep(self, now: float) -> None:
+        self._watched = {watched for watched in self._watched if watched.look(now, self._stall_s)}

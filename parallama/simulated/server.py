@@ -36,7 +36,7 @@ class Connection(Wire):
             while await self._exchange():
                 pass
             await self._linger()
-        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, asyncio.IncompleteReadError):  # the peer is gone: ENOTCONN is no ConnectionError
             pass
         except asyncio.CancelledError:
             self.writer.transport.abort()  # the peer has left, or the server is gone: nothing is flushed
