@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import chain, repeat
+
 import orjson
 import pytest
-from asking import CHAT, MODEL, UNARY, Gate, ask, asked, at_rest, metric
+from asking import CHAT, MODEL, UNARY, Gate, ask, asked, at_rest, bearer, metric
+from raw_http import raw_client
 from running import RunningGateway, eventually
 
-from parallama.testing import BUSY, Answer, FakeOllama, Fault
+from parallama.testing import BAD_CHUNKS, BAD_HEADS, BUSY, Answer, FakeOllama, Fault
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
@@ -24,21 +28,111 @@ def _document(**members: object) -> list[bytes]:
     return [JSON % len(body), body]
 
 
-@pytest.mark.parametrize("broken", [b"ZZ\r\n", b"5\r\nabcdefgh"])
-async def test_a_chunk_with_broken_framing_ends_the_stream_with_an_error(
-    gateway: RunningGateway, node: FakeOllama, broken: bytes
-) -> None:
-    gate = Gate()
-    node.cue(Answer(raw=[CHUNKED + _chunk(LINE), broken], hold_body=gate))
-    async with asked(gateway, "/api/chat", CHAT) as client:
-        await client.head()
-        await client.reader.readuntil(b"done")
-        gate.set()
-        rest = await client.reader.readuntil(b"0\r\n\r\n")
-    assert b'{"error":' in rest
+async def failed(gateway: RunningGateway) -> None:
     await at_rest(gateway)
     row = await gateway.row()
-    assert (row["status"], row["outcome"]) == (502, "failed")
+    assert (row["status"], row["outcome"], row["error"]) == (502, "failed", "upstream_failed")
+
+
+BOTH = pytest.mark.parametrize("path", ["/api/chat", "/ollama/v1/chat"])
+HUGE = {
+    "a head of 1 MB": lambda: Answer(lines=[LINE], headers=[("X-Long", "x" * (1 << 20))]),
+    "a head of 100 KB in one read": lambda: Answer(raw=[CHUNKED[:-2] + b"X-Long: %b\r\n\r\n" % (b"x" * 100_000)]),
+    "a head without end": lambda: Answer(raw=chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"X-More: 1\r\n" * 1000))),
+    "interim answers without end": lambda: Answer(raw=repeat(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)),
+    "many interim answers": lambda: Answer(interim=[102] * 3000),
+    "another protocol": lambda: Answer(raw=[b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [*BAD_HEADS, *HUGE])
+async def test_a_head_that_is_none_is_a_502(gateway: RunningGateway, node: FakeOllama, path: str, kind: str) -> None:
+    node.cue(BAD_HEADS[kind] if kind in BAD_HEADS else HUGE[kind]())
+    got = await ask(gateway, path, {**CHAT, "stream": True})
+    assert (got.status, list(got.json())) == (502, ["error"])
+    assert len(node.seen("/api/chat")) == 1, "a generation must not be sent twice"
+    await failed(gateway)
+    assert (await ask(gateway, path, UNARY)).status == 200
+
+
+async def test_a_few_interim_answers_are_passed_over(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(interim=[100, 102, 103] * 10))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert (got.status, got.lines()[-1]["done"]) == (200, True)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", BAD_CHUNKS)
+async def test_a_chunk_with_broken_framing_ends_the_stream_with_an_error(
+    gateway: RunningGateway, node: FakeOllama, path: str, kind: str
+) -> None:
+    node.cue(replace(BAD_CHUNKS[kind], hold_body=(gate := Gate())))
+    async with asked(gateway, path, {**CHAT, "stream": True}) as client:
+        head = await client.head()
+        first = await client.chunk()
+        gate.set()
+        rest = await client.reader.readuntil(b"\r\n0\r\n\r\n")
+    assert " 200 " in head
+    assert b"four" in first
+    assert rest.count(b'{"error":') == 1
+    assert rest.removesuffix(b"\r\n0\r\n\r\n").endswith(b'"}\n')
+    await failed(gateway)
+    assert len(node.seen("/api/chat")) == 1
+
+
+TAILS = {
+    "another answer": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong",
+    "garbage": b"garbage",
+    "a line": LINE,
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("body", [CHAT, UNARY])
+async def test_what_follows_an_answer_reaches_nobody(
+    gateway: RunningGateway, node: FakeOllama, tail: str, at_once: bool, body: dict[str, object]
+) -> None:
+    whole = CHUNKED + _chunk(LINE) + _chunk(LAST % (7, 2)) + b"0\r\n\r\n"
+    if body is UNARY:
+        whole = JSON % len(LAST % (7, 2)) + LAST % (7, 2)
+    node.cue(Answer(raw=[whole + TAILS[tail]] if at_once else [whole, TAILS[tail]]))
+    async with raw_client(gateway.port) as client:
+        got = await client.ask("POST", "/api/chat", body, bearer(gateway.key))
+        assert (got.status, got.body) == (200, (LINE if body is CHAT else b"") + LAST % (7, 2))
+        assert b'"version"' in (await client.ask("GET", "/api/version", None, bearer(gateway.key))).body
+        assert (await client.ask("POST", "/api/chat", UNARY, bearer(gateway.key))).json()["done"] is True
+    rows = await gateway.rows(3)
+    assert {row["outcome"] for row in rows} == {"ok"}
+    assert (rows[0]["prompt_tokens"], rows[0]["output_tokens"]) == (7, 2)
+
+
+@pytest.mark.parametrize("reason", [b"a\x01b", b"caf\xc3\xa9", b"\x80\xff"])
+async def test_an_odd_reason_of_the_node_stays_here(gateway: RunningGateway, node: FakeOllama, reason: bytes) -> None:
+    node.cue(Answer(raw=[b"HTTP/1.1 200 " + reason + b"\r\nContent-Length: 2\r\n\r\n{}"]))
+    got = await ask(gateway, "/api/embed", {"model": "nomic-embed-text", "input": "x"})
+    assert got.status_line == "HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("name", ["x\r\nX-Bad: 1", "x\r\n\r\nGET /api/ps HTTP/1.1\r\n\r\n", "x\x00y", "x y"])
+async def test_nothing_is_smuggled_to_the_node_in_a_name(gateway: RunningGateway, node: FakeOllama, name: str) -> None:
+    before = len(node.seen("/api/ps"))
+    got = await ask(gateway, "/api/chat", {**UNARY, "model": name})
+    assert got.status in (400, 404)
+    assert all("x-bad" not in (key.lower() for key, _ in seen.headers) for seen in node.requests)
+    assert len(node.seen("/api/ps")) == before
+    assert "x-bad" not in got.head.lower().split("\r\n", 1)[1].replace("x-parallama-model", "") or "%0D%0A" in got.head
+
+
+@pytest.mark.parametrize("digest", ["a%0d%0aX-Bad:%201", "a%20HTTP/1.0%0d%0a%0d%0a", "%00", "..%2f..%2fapi%2fps"])
+async def test_nothing_is_smuggled_to_the_node_in_a_path(
+    gateway: RunningGateway, node: FakeOllama, digest: str
+) -> None:
+    await ask(gateway, f"/api/blobs/{digest}", b"x", admin=True)
+    for seen in node.requests:
+        assert not set(seen.target) & set(" \r\n\x00")
+        assert "x-bad" not in (key.lower() for key, _ in seen.headers)
 
 
 @pytest.mark.parametrize(("prompt", "output"), [(-5, 2), (7, 2**63), (-1, -1)])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, asked, at_rest, metric, node_path
-from raw_http import Got
-from running import RunningGateway, running_gateway
+import recorded
+from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, asked, at_rest, bearer, metric, node_path
+from raw_http import Got, raw_client, request_bytes
+from running import RunningGateway, eventually, running_gateway
+from upstream_client import accepted, full
 
 from parallama.app import POOL
-from parallama.testing import BUSY, Answer, FakeOllama, Fault
+from parallama.testing import BUSY, Answer, FakeOllama, Fault, SeenRequest, load_recording
 
 PATHS = pytest.mark.parametrize(("path", "body"), [*STREAMS, ("/api/chat", UNARY), ("/ollama/v1/chat", CHAT)])
 LINE = b'{"model":"m","message":{"role":"assistant","content":"four"},"done":false}\n'
@@ -159,6 +163,30 @@ async def test_the_nodes_errors_pass_with_status_and_words(
     assert (row["prompt_tokens"], row["output_tokens"], row["estimated"]) == (None, None, False)
 
 
+@pytest.mark.parametrize("after_lines", [0, 2])
+async def test_a_line_that_is_no_json_is_a_failure_in_the_simple_dialect(
+    gateway: RunningGateway, node: FakeOllama, after_lines: int
+) -> None:
+    node.cue(Answer(fault=Fault.BAD_JSON, after_lines=after_lines))
+    got = await ask(gateway, "/ollama/v1/chat", {**CHAT, "stream": True})
+    if after_lines:
+        assert got.status == 200
+        assert [line for line in got.lines() if "error" in line] == got.lines()[-1:]
+    else:
+        assert is_error(got, 502)
+    await failed(gateway)
+
+
+async def test_a_line_that_is_no_json_passes_to_who_speaks_the_nodes_dialect(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    node.cue(Answer(lines=[LINE, b"no json\n", LAST]))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert (got.status, got.body) == (200, LINE + b"no json\n" + LAST)
+    row = await gateway.row()
+    assert (row["outcome"], row["output_tokens"], row["estimated"]) == ("ok", 2, False)
+
+
 @pytest.fixture
 async def hasty(database_url: str, node: FakeOllama) -> Any:
     """A gateway that waits for its node 0.3 s."""
@@ -276,3 +304,142 @@ async def test_a_node_that_does_not_take_the_question_is_a_504(database_url: str
             body = json.dumps(UNARY).encode().ljust(48 << 20)  # more than the buffers of a connection
             assert is_error(await ask(gateway, "/api/chat", body), 504)
             await failed(gateway, 504, "timed_out")
+
+
+@PATHS
+async def test_a_node_whose_queue_of_connections_is_full_is_a_504(database_url: str, path: str, body: Any) -> None:
+    async with full() as url:
+        nodes = [{"name": "node-1", "url": url, "connect_s": 0.3}]
+        async with running_gateway(database_url, url, {"nodes": nodes}) as gateway:
+            assert is_error(await ask(gateway, path, body), 504)
+            await failed(gateway, 504, "timed_out")
+
+
+TOTAL = pytest.mark.parametrize("after_body", [None, 500])
+
+
+@TOTAL
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_an_exchange_ends_after_total_s(
+    database_url: str, node: FakeOllama, path: str, body: Any, after_body: int | None
+) -> None:
+    nodes = [{"name": "node-1", "url": node.url, "total_s": 0.4}]
+    node.cue(Answer(fault=Fault.HANG, after_body=after_body))
+    async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
+        got = await ask(gateway, path, body)
+        assert got.status == (200 if after_body else 504)
+        assert list(json.loads(got.body.splitlines()[-1])) == ["error"]
+        await failed(gateway, 504, "timed_out")
+
+
+BLOB = "/api/blobs/sha256:" + "0" * 64
+
+
+def upload(node: FakeOllama) -> SeenRequest:
+    (seen,) = node.seen(BLOB)
+    return seen
+
+
+async def test_an_early_answer_stops_the_upload(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(reads=10_000, status=413, error="too large for me"))
+    async with raw_client(gateway.port) as client:
+        head = request_bytes("POST", BLOB, None, bearer(gateway.admin_key), "Content-Length: 300000000")
+        await client.send(head + bytes(20_000))
+        got = await client.answer()
+        assert (got.status, got.json()) == (413, {"error": "too large for me"})
+        assert "Connection: close" in got.head
+        await at_rest(gateway)
+        assert len(upload(node).body) <= 20_000
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["error"]) == (413, "refused", "node_error")
+
+
+async def test_a_node_that_stops_taking_an_upload_is_a_504(hasty: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(reads=1000))
+    async with raw_client(hasty.port) as client:
+        head = request_bytes("POST", BLOB, None, bearer(hasty.admin_key), "Content-Length: 300000000")
+        client.writer.write(head + bytes(30_000_000))
+        assert (await client.answer()).status == 504
+    await failed(hasty, 504, "timed_out")
+
+
+async def test_a_stream_that_ends_with_its_connection_is_whole(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(lines=[LINE, LAST], until_close=True))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert (got.status, got.body) == (200, LINE + LAST)
+    row = await gateway.row()
+    assert (row["outcome"], row["output_tokens"], row["estimated"]) == ("ok", 2, False)
+
+
+async def test_a_stream_whose_connection_is_reset_instead_is_not(gateway: RunningGateway, node: FakeOllama) -> None:
+    node.cue(Answer(lines=[LINE, LAST], until_close=True, fault=Fault.RESET, after_body=len(LINE)))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert got.body.startswith(LINE + b'{"error":')
+    await failed(gateway)
+
+
+FOLDER = Path(recorded.__file__).parent / "recordings"
+KINDS = ("runner-", "server-killed", "repeat-", "busy-")
+RECORDED = [name for name in recorded.NAMES if name.startswith(KINDS)]
+
+
+@pytest.mark.parametrize("dialect", ["/api", "/ollama/v1"])
+@pytest.mark.parametrize("name", RECORDED)
+async def test_a_recorded_failure_is_told_once_and_booked(
+    gateway: RunningGateway, node: FakeOllama, name: str, dialect: str
+) -> None:
+    """What became of a real Ollama: `tests/recordings/README.md` says how."""
+    wire, was = load_recording(FOLDER / f"{name}.json"), recorded.recording(name)
+    node.replay(wire)
+    body = {"stream": True} | json.loads(was.body)
+    if dialect == "/ollama/v1":
+        body = {key: body[key] for key in ("model", "prompt", "messages", "stream") if key in body}
+    got = await ask(gateway, dialect + was.path.removeprefix("/api"), body)
+    assert was.head is not None
+    ended, error = was.messages[-1].get("done"), was.messages[-1].get("error")
+    if was.head.status >= 400:
+        assert (got.status, got.json()) == (was.head.status, {"error": error})
+    elif ended or not body["stream"]:
+        assert got.status == 200 or dialect != "/api"
+        assert got.body.count(b'"error"') == (got.status != 200)
+    else:
+        assert got.status == 200
+        assert [line for line in got.lines() if "error" in line] == got.lines()[-1:]
+        assert error is None or got.lines()[-1] == {"error": error}
+    assert len(node.seen(was.path)) == 1, "a generation must not be sent twice"
+    row = await gateway.row()
+    expected = was.head.status if was.head.status >= 400 else 200 if ended else 502
+    assert (row["status"], row["outcome"]) == (expected, "ok" if ended else "failed")
+    await at_rest(gateway)
+
+
+FAULTS = [
+    Answer(fault=Fault.CLOSE),
+    Answer(fault=Fault.RESET, after_head=10),
+    Answer(fault=Fault.HANG),
+    Answer(fault=Fault.RESET, after_body=500),
+    Answer(fault=Fault.HANG, after_body=500),
+    Answer(fault=Fault.NO_DONE),
+    Answer(fault=Fault.BAD_JSON),
+    Answer(fault=Fault.ERROR_LINE, error="the runner died"),
+    Answer(status=307, error=""),
+    Answer(lines=[LINE, LAST], extra=b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
+    Answer(raw=repeat(b"X-More: 1\r\n" * 1000)),
+]
+
+
+async def test_after_all_failures_nothing_is_left(hasty: RunningGateway, node: FakeOllama) -> None:
+    await ask(hasty, "/api/version")
+    tasks = len(asyncio.all_tasks())
+    connections = accepted(node)
+    for fault in FAULTS:
+        node.cue(fault, times=3)
+        for path, body in STREAMS:
+            await ask(hasty, path, body)
+        node.clear()
+    rows = await hasty.rows(1 + 3 * len(FAULTS))
+    assert len(rows) == 1 + 3 * len(FAULTS)
+    assert (await ask(hasty, "/api/chat", UNARY)).status == 200
+    await at_rest(hasty)
+    await eventually(lambda: sum(not task.done() for task in connections) <= 2)  # what is kept for later, and a probe
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 2)  # and the node's two for these

@@ -44,6 +44,7 @@ class Answer:
         self._streams = False
         self._held = bytearray()
         self._response: NodeResponse | None = None
+        self._transport = request.transport
         self._whole = self._chunked = False
         self._watched: Watched | None = None
         self._late = bytearray()
@@ -75,7 +76,7 @@ class Answer:
     def push(self, data: bytes) -> None:
         """Send the next bytes of a committed answer without waiting for the client. Raises ClientLeft, also for the
         client of a stream for which too much waits."""
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ClientLeft
         if not data:
@@ -106,8 +107,8 @@ class Answer:
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     @property
     def response(self) -> web.StreamResponse:
@@ -177,17 +178,17 @@ class Answer:
             self._catching_up = None
 
     def _flush(self) -> None:
-        transport = self._request.transport
+        transport = self._transport
         if self._late and transport is not None and not transport.is_closing():
             transport.write(bytes(self._late))
         self._late.clear()
 
     def _backlog(self) -> int:
-        transport = self._request.transport
+        transport = self._transport
         return len(self._late) + (0 if transport is None else transport.get_write_buffer_size())
 
     def _watch(self) -> None:
-        transport = self._request.transport
+        transport = self._transport
         if transport is not None:
             self._watched = self._stalls.watch(transport, self._cut_off, self._backlog)
 

@@ -10,6 +10,7 @@ import logging
 import re
 import string
 from collections.abc import AsyncIterable, Mapping
+from types import MappingProxyType
 from urllib.parse import quote
 
 import orjson
@@ -37,6 +38,7 @@ _LONGEST_NAME = 256
 """Characters of a model's name in a header; Ollama's own limit for a whole name is below that."""
 _PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
 
+_NO_QUERY: Mapping[str, str] = MappingProxyType({})
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
 
@@ -86,7 +88,7 @@ class Relay:
             mount=mount,
             path=request.path.removeprefix(mount),
             params=request.match_info,
-            query=request.query,
+            query=request.query if request.query_string else _NO_QUERY,
             headers=request.headers,
             raw=raw,
             models=self._pool.catalog,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import ClassVar
 
 from parallama.errors import ApiError, UpstreamFailed
@@ -57,7 +56,7 @@ class Answer(CountedCodec):
 
     def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
         super().__init__(inbound, outbound)
-        self._watch: Callable[[bytes], None] = _ignore
+        self._seen = False
         self._restart()
 
     def _restart(self) -> None:
@@ -72,16 +71,19 @@ class Answer(CountedCodec):
         whole = head.status < 400
         self.start(generating=whole and self.costs)
         self.streams = whole and head.header("content-type").startswith(NDJSON)
-        self._watch = self._see_lines if self.streams else self._see_tail if whole and self.costs else _ignore
+        self._seen = not self.streams and whole and self.costs
         return head
 
     def feed(self, chunk: bytes) -> bytes:
-        self._watch(chunk)
+        if self.streams:
+            self._see_lines(chunk)
+        elif self._seen:
+            self._see_tail(chunk)
         return chunk
 
     def finish(self) -> bytes:
         """Nothing is added. Raises UpstreamFailed when a stream lacks its last line."""
-        if self._watch == self._see_tail:
+        if self._seen:
             self._judge_document()
         elif self.streams:
             self._judge(bytes(self._open.rest))
@@ -120,10 +122,13 @@ class Answer(CountedCodec):
 
     def _weigh(self, lines: bytes) -> None:
         for line in lines.split(b"\n")[:-1]:
-            if not line.startswith(b'{"error"'):
-                self._overhead = self._overhead or len(line) - text_bytes(message_text(read_object(line) or {}))
-                self._lines += 1
-                self._text += max(0, len(line) - self._overhead)  # a shorter envelope takes nothing away
+            size = len(line)
+            if line[:8] == b'{"error"':
+                continue
+            self._overhead = self._overhead or size - text_bytes(message_text(read_object(line) or {}))
+            self._lines += 1
+            if size > self._overhead:  # a shorter envelope takes nothing away
+                self._text += size - self._overhead
 
     def _judge(self, line: bytes) -> None:
         """Look at a line that may be the last: what is inside a text or a tool call has the same bytes."""
@@ -164,7 +169,3 @@ class Progress(Answer):
     mark = b'"status":"success"'
     key = ("status", "success")
     costs = False
-
-
-def _ignore(chunk: bytes) -> None:
-    """An answer that nothing is to be learnt from."""
