@@ -28,7 +28,6 @@ from parallama.proxy.middlewares import (
     answer_edges,
     answer_errors,
     authenticate,
-    identify,
     put_headers,
 )
 from parallama.proxy.mounts import METRICS, mount
@@ -65,7 +64,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     for problem in plugins.problems:
         _log.error("plugin not used", extra={"fields": {"problem": problem}})
 
-    app = web.Application(middlewares=[identify(IdGenerator()), answer_edges])
+    app = web.Application(middlewares=[answer_edges(IdGenerator())])
     app[READINESS] = readiness = state.Readiness(listener)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
@@ -74,7 +73,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
 
     for gateway in gateways:
         around = [
-            account(gateway, books, metrics.in_flight.labels(gateway.name), lambda: readiness.over),
+            account(gateway, books, lambda: readiness.over),
             answer_errors(gateway),
             authenticate(callers, books),
         ]

@@ -185,7 +185,7 @@ def ending(shot: Shot, status: int, body: bytes) -> Ending:
     if status >= 300:
         return Ending.WHOLE if _is_error(body) else Ending.ODD
     wanted = told(shot)
-    if body == wanted:
+    if body == wanted or body + b"\n" == wanted:  # a node that broke off behind all but the last newline
         return Ending.WHOLE
     if shot.cue.length_off < 0 and body == wanted[: shot.cue.length_off]:
         return Ending.CUT

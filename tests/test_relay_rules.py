@@ -14,7 +14,7 @@ from wire import Wire
 
 from parallama.app import POOL
 from parallama.identity import keys
-from parallama.testing import Answer, FakeOllama, SeenRequest
+from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
 
 CLOUD = "gpt-oss:120b-cloud"
 ALLOWED = pytest.mark.parametrize("gateway_settings", [{"models": {"allow_cloud": True}}])
@@ -190,3 +190,21 @@ async def test_a_mistyped_key_is_refused_without_the_database(database_url: str,
             assert got.status == 503, "the database is needed to know a new key, and away"
             assert "retry-after" in got.head.lower()
         wire.down = False
+
+
+LINE = b'{"model":"m","message":{"role":"assistant","content":"four"},"done":false}\n'
+LAST = b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"prompt_eval_count":7,"eval_count":2}\n'
+
+
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.NO_DONE])
+async def test_an_answer_that_lacks_only_its_last_newline_is_whole(
+    gateway: RunningGateway, node: FakeOllama, fault: Fault
+) -> None:
+    if fault is Fault.NO_DONE:  # the body ends cleanly there
+        node.cue(Answer(lines=[LINE, LAST[:-1]]))
+    else:
+        node.cue(Answer(lines=[LINE, LAST], fault=fault, after_body=len(LINE + LAST) - 1))
+    got = await ask(gateway, "/api/chat", CHAT)
+    assert (got.status, got.body) == (200, (LINE + LAST)[:-1])
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["prompt_tokens"], row["output_tokens"]) == (200, "ok", 7, 2)

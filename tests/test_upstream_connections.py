@@ -7,6 +7,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ async def test_a_reader_that_takes_its_time_is_not_held_against_the_node(node: F
         assert size == 10_000_000
 
 
-@pytest.mark.parametrize("limits", [{"connect_s": 0.2}, {"total_s": 0.2}])
+@pytest.mark.parametrize("limits", [{"connect_s": 0.2}, {"total_s": 0.2, "connect_s": 600}])
 async def test_a_node_that_does_not_accept_in_time_is_given_up(limits: dict[str, float]) -> None:
     async with full() as url, client(url, **limits) as upstream:
         with pytest.raises(TimedOut, match="accept"):
@@ -292,16 +293,19 @@ async def test_a_piped_body_arrives_whole_and_the_connection_is_used_again(
     assert len(connections) == 1
 
 
-@pytest.mark.parametrize("status", [200, 413, 500])
-async def test_an_early_answer_stops_the_upload_and_costs_the_connection(node: FakeOllama, status: int) -> None:
-    node.cue(Answer(reads=10_000, status=status, error="enough"))
+@pytest.mark.parametrize(
+    "cue", [Answer(reads=10_000, status=413, error="enough"), Answer(reads=10_000, raw=[CHUNKED, CHUNK + b"0\r\n\r\n"])]
+)
+async def test_an_early_answer_stops_the_upload_and_costs_the_connection(node: FakeOllama, cue: Answer) -> None:
+    node.cue(replace(cue, hold_body=(gate := asyncio.Event())))
     connections = accepted(node)
     source = Source()
     async with client(node.url) as upstream:
         with await upstream.send("POST", PATH, {}, source) as answer:
-            assert answer.head.status == status
-            assert b"enough" in await answer.read(1000)
-        await source.over.wait()
+            assert answer.head.status == cue.status
+            await source.over.wait()
+            gate.set()
+            assert await answer.read(1000) in (LINE, b'{"error":"enough"}')
         await is_right(upstream)
     assert len(connections) == 2
 
@@ -419,6 +423,25 @@ async def test_a_node_that_closes_each_connection_at_once_is_a_failure() -> None
         for _ in range(20):
             with pytest.raises(UpstreamFailed):
                 await read(upstream)
+
+
+async def test_a_connection_that_closes_before_it_is_used_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def late(*args: Any, **how: Any) -> Any:
+        made = await connect(*args, **how)
+        await eventually(made[0].is_closing)
+        return made
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        close(writer)
+
+    async with bare(hang_up) as url, client(url) as upstream:
+        monkeypatch.setattr(loop, "create_connection", late)
+        with pytest.raises(UpstreamFailed, match="without an answer"):
+            await read(upstream)
+        monkeypatch.undo()
 
 
 def test_a_reader_may_take_what_is_left_of_an_answer_whose_connection_is_gone() -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -48,6 +50,7 @@ class Books:
         self._metrics = metrics
         self._traffic = traffic
         self._named = named
+        self._under_way: Counter[str] = Counter()
         self._ended: list[_Ended] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -64,8 +67,17 @@ class Books:
         """Whether the row of another exchange might not find a place."""
         return self._recorder.room <= len(self._ended)
 
+    def open(self, gateway: str) -> None:
+        """Show how many exchanges of this gateway are under way."""
+        self._metrics.in_flight.labels(gateway).set_function(partial(self._under_way.__getitem__, gateway))
+
+    def begin(self, exchange: Exchange) -> None:
+        """An exchange has begun; `end` is to follow."""
+        self._under_way[exchange.gateway] += 1
+
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
+        self._under_way[exchange.gateway] -= 1
         facts = request[IDS].text, time.monotonic(), request.method, request.path, request.remote
         self._ended.append(_Ended(exchange, *facts))
         if len(self._ended) >= _TOGETHER:

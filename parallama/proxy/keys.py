@@ -25,4 +25,4 @@ class Ids(NamedTuple):
 
 
 IDS = web.RequestKey("ids", Ids)
-"""Of every request; set by identify."""
+"""Of every request; set by answer_edges."""

@@ -1,7 +1,7 @@
 """What surrounds every gateway exchange, outermost first: account, answer_errors, authenticate.
 
 `account` is the outermost because the row of an exchange needs what the error's answer turned out to be. The root
-application has `identify` and, for paths that no gateway owns, `answer_edges`.
+application has `answer_edges`, for every request and above all for paths that no gateway owns.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from prometheus_async.aio import track_inprogress
-from prometheus_client import Gauge
 
 from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
@@ -30,18 +28,6 @@ _error = logging.getLogger("parallama.error")
 
 _CLIENT_LEFT = 499
 """Nobody reads it; the row's status (as nginx and Ollama have it)."""
-
-
-def identify(ids: IdGenerator) -> Middleware:
-    """Give every request its id, and keep the client's own beside it."""
-
-    @web.middleware
-    async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-        new = ids()
-        request[IDS] = Ids(new, str(new), client_request_id(request.headers))
-        return await handler(request)
-
-    return identify
 
 
 def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Any]:
@@ -63,17 +49,18 @@ def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Re
     return put_headers
 
 
-def account(gateway: Gateway, books: Books, in_flight: Gauge, stopping: Callable[[], bool]) -> Middleware:
+def account(gateway: Gateway, books: Books, stopping: Callable[[], bool]) -> Middleware:
     """Open the Exchange; whatever happens, it ends in the books.
 
     `stopping` tells whether it is this process that cuts exchanges off now.
     """
+    books.open(gateway.name)
 
     @web.middleware
-    @track_inprogress(in_flight)
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         ids = request[IDS]
         request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=gateway.name)
+        books.begin(exchange)
         try:
             return await handler(request)
         except ClientLeft:
@@ -127,21 +114,27 @@ def answer_errors(gateway: Gateway) -> Middleware:
     return answer_errors
 
 
-@web.middleware
-async def answer_edges(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors on paths that no gateway owns: `{"error": {"code", "message"}}`."""
-    try:
-        return await handler(request)
-    except ApiError as error:
-        failure = error
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        failure = _routing_error(request, error)
-    except Exception:  # noqa: BLE001 - the outer edge
-        failure = bug(request)
-    reply = edge_reply(failure)
-    return web.Response(status=reply.status, headers={**reply.headers, **_headers(failure)}, body=reply.body)
+def answer_edges(ids: IdGenerator) -> Middleware:
+    """Give every request its id, and answer errors on paths that no gateway owns: `{"error": {"code", "message"}}`."""
+
+    @web.middleware
+    async def answer_edges(request: web.Request, handler: Handler) -> web.StreamResponse:
+        new = ids()
+        request[IDS] = Ids(new, str(new), client_request_id(request.headers))
+        try:
+            return await handler(request)
+        except ApiError as error:
+            failure = error
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            failure = _routing_error(request, error)
+        except Exception:  # noqa: BLE001 - the outer edge
+            failure = bug(request)
+        reply = edge_reply(failure)
+        return web.Response(status=reply.status, headers={**reply.headers, **_headers(failure)}, body=reply.body)
+
+    return answer_edges
 
 
 def edge_reply(error: ApiError) -> Reply:

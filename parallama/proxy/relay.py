@@ -155,15 +155,14 @@ class Relay:
 
     async def _fail(self, exchange: Exchange, codec: Codec, answer: Answer, error: ApiError) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
-        if codec.streams and codec.usage.final:  # after its last line a stream lacks nothing
-            _settle(exchange, codec, Head(200))
-            await answer.end()
-            return
-        exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
         last = codec.fail(error) if codec.streams else b""
-        if not last:
-            answer.abort()
-            return
+        if codec.streams and (codec.usage.final or codec.failed):  # after its last line a stream lacks nothing
+            _settle(exchange, codec, Head(200))
+        else:
+            exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
+            if not last:
+                answer.abort()
+                return
         await answer.write(last)
         await answer.end()
 

@@ -38,7 +38,7 @@ class Ask(NdjsonCodec):
         return str(message.get("response", "")).encode()
 
     def fail(self, error: ApiError) -> bytes:
-        return f"\n[broken: {error}]\n".encode()
+        return f"\n[broken: {error}]\n".encode() if super().fail(error) else b""
 
 
 class Models(Codec):
