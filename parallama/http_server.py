@@ -22,7 +22,6 @@ from parallama.errors import ApiError, BadRequest
 from parallama.exchange import IdGenerator
 from parallama.gateway.api import Gateway, Reply
 from parallama.http_parser import Malformed, StrictParser
-from parallama.metrics import Metrics
 from parallama.proxy.body import AWAITS_CONTINUE
 from parallama.proxy.middlewares import edge_reply
 from parallama.proxy.mounts import GATEWAY, METRICS
@@ -58,7 +57,7 @@ class Faults:
     """Counts, logs and answers malformed requests, for all connections of a server."""
 
     def __init__(self, app: web.Application) -> None:
-        self._counter = app.get(METRICS, Metrics()).malformed
+        self._counter = app[METRICS].malformed
         self._gateways = tuple(_mounted(app))
         self._ids = IdGenerator()
         self._unsaid: Counter[str] = Counter()
@@ -74,17 +73,19 @@ class Faults:
     def _say(self) -> None:
         self._timer = None
         if self._unsaid:
+            self._log_unsaid()
+            self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._say)
+
+    def _log_unsaid(self) -> None:
+        if self._unsaid:
             _log.warning("malformed requests", extra={"fields": {"kinds": dict(self._unsaid)}})
             self._unsaid.clear()
-            self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._say)
 
     def close(self) -> None:
         """Log what has not been logged, and no more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._say()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._log_unsaid()
 
     def answer(self, error: ApiError, path: str) -> web.Response:
         """The last answer of a connection, in the dialect of `path`."""
@@ -255,6 +256,11 @@ class Runner(web.AppRunner):
         plain = await super()._make_server()
         self._faults = Faults(self.app)
         return Server(plain, self._faults, self._head_s)
+
+    async def setup(self) -> None:
+        """Start the application; its server must be ours, though `_make_server` is a private name of aiohttp's."""
+        await super().setup()
+        assert isinstance(self.server, Server), "aiohttp makes its server in another way now"
 
     async def cleanup(self) -> None:
         """Close every connection and end the application."""

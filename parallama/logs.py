@@ -29,6 +29,7 @@ _BATCH_S = 0.05
 _PIECE = 32
 """So many lines are made in one go: one after another they cost half of what each costs alone."""
 _LEVELS = {level: logging.getLevelName(level).lower() for level in range(10, 60, 10)}
+_FLUSH_S = 1.0
 _MASK = "********"
 _KEY = re.compile(r"plm_[0-9A-Za-z_]{8,}")
 _USERINFO = re.compile(r"(?<=://)[^/@\s\"\\]+(?=@)")
@@ -96,7 +97,8 @@ class _File(logging.handlers.RotatingFileHandler):
     """Rotates as logging's own does, but reaches the disk once a batch."""
 
     def write_lines(self, lines: Sequence[str]) -> None:
-        assert self.stream is not None
+        if self.stream is None:  # the last change of files failed
+            self.stream = self._open()
         size = self.stream.tell()
         for line in lines:
             data = len(line.encode()) + 1
@@ -129,9 +131,9 @@ class _Batches(logging.Handler):
         super().__init__()
         self._files = files
         self._records: list[logging.LogRecord] = []
-        # unbounded on purpose: a line is never dropped, and writing is faster than any load of requests
+        # unbounded on purpose: a line is only dropped when it cannot be written, and writing is faster than any load
         self._lines: dict[str, list[str]] = {}
-        self._news = threading.Event()
+        self._news, self._hurry, self._written = threading.Event(), threading.Event(), threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
         self._thread.start()
@@ -147,30 +149,50 @@ class _Batches(logging.Handler):
     def close(self) -> None:
         """Write what waits, and close the files."""
         self._over = True
+        self._hurry.set()
         self._news.set()
         self._thread.join()
         for file in set(self._files.values()):
             file.close()
         super().close()
 
+    def flush(self) -> None:
+        """Write what waits, for at most a second."""
+        self._written.clear()
+        self._hurry.set()
+        self._news.set()
+        self._written.wait(_FLUSH_S)
+
     def _make_lines(self) -> None:
-        for record in self._records:
-            self._lines.setdefault(topic_of(record.name), []).append(self.format(record))
-        self._records.clear()
+        records, self._records = self._records, []
+        for record in records:
+            self._lines.setdefault(topic_of(record.name), []).append(self._line(record))
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:  # noqa: BLE001 - one bad record must not cost the others
+            record.msg, record.args = f"a record that cannot be written: {type(error).__name__}", None
+            record.fields, record.exc_info = {}, None
+            return self.format(record)
 
     def _write(self) -> None:
-        while not self._over:
+        over = False
+        while not over:
             self._news.wait()
             if not self._over:
-                time.sleep(_BATCH_S)
+                self._hurry.wait(_BATCH_S)
             self._news.clear()
+            over = self._over  # before what waits is taken, so that the last round takes all of it
             assert self.lock is not None
             with self.lock:
                 self._make_lines()
                 waiting, self._lines = self._lines, {}
             for topic, lines in waiting.items():
-                with suppress(OSError):  # a full disk: there is nobody to tell
+                with suppress(OSError, ValueError):  # a full disk, a closed stderr: there is nobody to tell
                     self._files[topic].write_lines(lines)
+            self._hurry.clear()
+            self._written.set()
 
 
 class _Record(logging.LogRecord):
@@ -178,6 +200,8 @@ class _Record(logging.LogRecord):
 
     def __init__(self, name: str, level: int, _path: str, _line: int, msg: object, args: Any, exc_info: Any, *_: Any):
         self.name, self.levelno, self.levelname = name, level, logging.getLevelName(level)
+        if args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
+            args = args[0]  # as LogRecord does for "%(name)s"
         self.msg, self.args, self.exc_info = msg, args, exc_info
         self.created = time.time()
 

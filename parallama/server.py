@@ -132,6 +132,8 @@ def _on_signals(readiness: Readiness, stop: asyncio.Event, unfinished: Callable[
         if stop.is_set():
             requests, records = unfinished()
             line = f"stopped at once by {name}: {requests} requests cut off, {records} usage records lost\n"
+            for handler in logging.getLogger().handlers:
+                handler.flush()
             os.write(2, line.encode())
             os._exit(1)
         readiness.draining = True

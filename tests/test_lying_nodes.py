@@ -40,7 +40,7 @@ HUGE = {
     "a head of 100 KB in one read": lambda: Answer(raw=[CHUNKED[:-2] + b"X-Long: %b\r\n\r\n" % (b"x" * 100_000)]),
     "a head without end": lambda: Answer(raw=chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"X-More: 1\r\n" * 1000))),
     "interim answers without end": lambda: Answer(raw=repeat(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)),
-    "many interim answers": lambda: Answer(interim=[102] * 3000),
+    "many interim answers": lambda: Answer(interim=[102] * 20_000),
     "another protocol": lambda: Answer(raw=[b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"]),
 }
 

@@ -445,14 +445,22 @@ async def test_after_all_failures_nothing_is_left(hasty: RunningGateway, node: F
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 2)  # and the node's two for these
 
 
+async def looked_at_again(node: FakeOllama) -> None:
+    before = len(node.seen("/api/version"))
+    await eventually(lambda: len(node.seen("/api/version")) > before + 3)
+
+
 async def test_a_node_whose_connections_are_all_in_use_is_not_down(database_url: str, node: FakeOllama) -> None:
     nodes = [{"name": "node-1", "url": node.url, "max_connections": 1, "probe_s": 0.05}]
     node.cue(Answer(hold_chunks=(gate := asyncio.Event())))
     async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
         async with asked(gateway, "/api/chat", CHAT) as client:
             await node.request_for("/api/chat")
-            before = len(node.seen("/api/version"))
-            await eventually(lambda: len(node.seen("/api/version")) > before + 3)
+            await looked_at_again(node)
             assert gateway.app[POOL].nodes[0].health.up is True
-            gate.set()
-            assert (await client.answer()).status == 200
+            async with asked(gateway, "/api/chat", UNARY) as other:
+                await eventually(lambda: gateway.app[POOL].nodes[0].in_flight == 2)
+                await looked_at_again(node)
+                assert len(node.seen("/api/chat")) == 1, "the other still waits for a connection"
+                gate.set()
+                assert (await client.answer()).status == (await other.answer()).status == 200

@@ -120,7 +120,7 @@ class NodeSettings(Section):
     total_s: SecondsOrNone = 0.0
     """Longest time in seconds for a whole exchange; 0: no limit."""
     max_connections: CountOrNone = 0
-    """Most connections at once; 0: no limit."""
+    """Most connections at once, health checks apart; 0: no limit."""
     probe_s: Seconds = 10.0
     """Seconds between two looks at the node's health and models."""
 

@@ -121,7 +121,8 @@ class NodeAnswer:
     def close(self) -> None:
         """Read no further. An answer that is not whole costs the connection: that is how a node is told to stop."""
         self._consume = None
-        del self._parser  # it holds this object
+        self._error = None  # its traceback holds this object
+        del self._parser  # so does this
         self._source.done(reusable=self.complete and self.reusable)
 
     # what the connection calls

@@ -28,6 +28,8 @@ class Done(Protocol):
 class Connection(asyncio.Protocol):
     """The socket; carries one exchange at a time."""
 
+    counted = True
+    """Whether it takes one of the places that `max_connections` gives."""
     idle_since = 0.0
     """Since when it waits for its next request, by the event loop's time."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from parallama.config import NodeSettings
-from parallama.errors import ApiError, UpstreamFailed
+from parallama.errors import ApiError, Stopped, UpstreamFailed
 from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
 from parallama.nodes.upstream import Upstream
@@ -58,6 +58,8 @@ class Health:
         started = time.monotonic()
         try:
             await self._ask("/api/version")
+        except Stopped:  # we, not the node
+            return False
         except ApiError as error:
             self._turn(up=False, why=str(error))
             return False
@@ -97,7 +99,7 @@ class Health:
         self._catalog.fill(tags, ps)
 
     async def _ask(self, path: str) -> dict[str, Any]:
-        with await self._upstream.send("GET", path, {}, limit_s=_LIMIT_S) as answer:
+        with await self._upstream.send("GET", path, {}, limit_s=_LIMIT_S, beside=True) as answer:
             if answer.head.status != 200:
                 raise UpstreamFailed(f"{path} answered {answer.head.status}")
             try:

@@ -26,15 +26,13 @@ class Node:
         self.url = settings.url
         self.in_flight = 0
         self.upstream = Upstream(settings)
-        # beside `max_connections`: a node whose connections are all in use is not down
-        self._probes = Upstream(settings.model_copy(update={"max_connections": 0}))
         self.catalog = Catalog()
-        self.health = Health(settings, self._probes, self.catalog, metrics)
+        self.health = Health(settings, self.upstream, self.catalog, metrics)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the connections and the health checks of this node alive."""
-        async with self.upstream.running(), self._probes.running(), self.health.running():
+        async with self.upstream.running(), self.health.running():
             yield
 
 

@@ -64,6 +64,8 @@ class Upstream:
             for connection in tuple(self._connections):
                 connection.close()
             await asyncio.wait([watch])
+        if not watch.cancelled():
+            watch.result()
 
     def stop(self, error: Exception) -> None:
         """End every exchange under way with `error`, also those that wait for a connection."""
@@ -92,13 +94,15 @@ class Upstream:
         *,
         await_continue: bool = False,
         limit_s: float | None = None,
+        beside: bool = False,
     ) -> NodeAnswer:
         """Send one request; the answer, its head known, is to be left as a context (`with`) when it is done with.
 
         `path` is percent-encoded and begins with a slash; a body that is piped has its Content-Length in `headers`, or
         is chunked. With `await_continue` the body is asked for only when the node says 100 Continue (RFC 9110 section
-        10.1.1); its final answer may come instead. `limit_s` bounds the whole. Leaving the context before the body's
-        end closes the connection, which is how a node is told to stop.
+        10.1.1); its final answer may come instead. `limit_s` bounds the whole. With `beside` it does not count among
+        `max_connections`: a node whose connections are all in use can still be looked at. Leaving the context before
+        the body's end closes the connection, which is how a node is told to stop.
         """
         if not self._running:
             raise RuntimeError("the upstream is not running")
@@ -107,7 +111,7 @@ class Upstream:
         chunked = piped is not None and "Content-Length" not in headers
         head = self._head(method, path, headers, _framing(method, whole, chunked, await_continue))
         started = self._loop.time()
-        connection = await self._acquire(started + (limits.total_s or inf))
+        connection = await self._acquire(started + (limits.total_s or inf), None if beside else self._free)
         answer = connection.ask(method, head, whole, limits, started)
         try:
             if piped is not None:
@@ -134,20 +138,23 @@ class Upstream:
             framing.encode(),
         )
 
-    async def _acquire(self, deadline: float) -> Connection:
+    async def _acquire(self, deadline: float, free: asyncio.Semaphore | None) -> Connection:
         """A connection that is nobody else's; given back by `_take_back`. `deadline` is the event loop's time."""
-        if self._free is not None:
-            await self._turn(self._free, min(deadline, self._loop.time() + self._limits.first_byte_s))
+        if free is not None:
+            await self._turn(free, min(deadline, self._loop.time() + self._limits.first_byte_s))
         while self._idle:
             connection = self._idle.pop()
             if connection.open:
+                connection.counted = free is not None
                 return connection
         try:
-            return await self._connect(min(deadline, self._loop.time() + self._settings.connect_s))
+            connection = await self._connect(min(deadline, self._loop.time() + self._settings.connect_s))
         except BaseException:
-            if self._free is not None:
-                self._free.release()
+            if free is not None:
+                free.release()
             raise
+        connection.counted = free is not None
+        return connection
 
     async def _turn(self, free: asyncio.Semaphore, deadline: float) -> None:
         try:
@@ -177,7 +184,7 @@ class Upstream:
         return connection
 
     def _take_back(self, connection: Connection, *, usable: bool) -> None:
-        if self._free is not None:
+        if self._free is not None and connection.counted:
             self._free.release()
         if not usable:
             return

@@ -101,9 +101,12 @@ class Answer:
             await self._response.write_eof()
         except ConnectionError as error:
             raise ClientLeft from error
-        finally:
-            if self._watched is not None:
-                self._watched.over = True
+
+    def close(self) -> None:
+        """Nothing more is written; what waits is watched until the client has it."""
+        if self._watched is not None:
+            self._stalls.over(self._watched)
+            self._watched = None  # it refers to this answer
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
@@ -125,10 +128,10 @@ class Answer:
             await response.prepare(self._request)
             if self._held:
                 self._exchange.first_byte = time.monotonic()
+                self._exchange.response_bytes += len(self._held)
                 await response.write(bytes(self._held))
         except ConnectionError as error:
             raise ClientLeft from error
-        self._exchange.response_bytes += len(self._held)
         self._held.clear()
 
     def _make_response(self) -> NodeResponse:
@@ -176,6 +179,8 @@ class Answer:
             self._late.clear()
         finally:
             self._catching_up = None
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.set_write_buffer_limits()
 
     def _flush(self) -> None:
         transport = self._transport
@@ -184,8 +189,8 @@ class Answer:
         self._late.clear()
 
     def _backlog(self) -> int:
-        transport = self._transport
-        return len(self._late) + (0 if transport is None else transport.get_write_buffer_size())
+        transport = self._request.transport  # None: the connection is closed
+        return 0 if transport is None else len(self._late) + transport.get_write_buffer_size()
 
     def _watch(self) -> None:
         transport = self._transport

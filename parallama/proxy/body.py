@@ -58,7 +58,8 @@ class InboundBody:
         if self._request.content.is_eof():
             return self._take(limit)
         parts, size = [], 0
-        async for chunk in self._bring(self._total_s):
+        await self._ask()
+        while chunk := await self._next(self._total_s):
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
@@ -73,22 +74,17 @@ class InboundBody:
             raise _too_large(limit)
         return body
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes as they come, for as long as it takes; asks for them first where the client waits for that."""
-        return self._bring(total_s=0.0)
-
-    async def _bring(self, total_s: float) -> AsyncIterator[bytes]:
-        if self.awaits_continue:
-            await self._continue()
-        while chunk := await self._next(total_s):
-            self._exchange.request_bytes += len(chunk)
+        await self._ask()
+        while chunk := await self._next(total_s=0.0):
             yield chunk
 
     async def _next(self, total_s: float) -> bytes:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._patience_s(total_s)):
-                return await self._request.content.readany()
+                chunk = await self._request.content.readany()
         except TimeoutError:
             raise BadRequest("the request body did not arrive in time") from None
         except web.RequestPayloadError:
@@ -97,6 +93,8 @@ class InboundBody:
             raise ClientLeft from error
         finally:
             self._waited_s += time.monotonic() - begun
+        self._exchange.request_bytes += len(chunk)
+        return chunk
 
     def _patience_s(self, total_s: float) -> float:
         """How many seconds the next bytes may take; at most 0 when it has been slow for too long."""
@@ -106,7 +104,10 @@ class InboundBody:
             patience_s = min(patience_s, self._silence_s + earned_s - self._waited_s)
         return min(patience_s, total_s - self._waited_s) if total_s else patience_s
 
-    async def _continue(self) -> None:
+    async def _ask(self) -> None:
+        """Send 100 Continue to a client that waits for it."""
+        if not self.awaits_continue:
+            return
         writer = self._request.writer
         try:
             await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

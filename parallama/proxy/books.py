@@ -67,7 +67,7 @@ class Books:
         """Whether the row of another exchange might not find a place."""
         return self._recorder.room <= len(self._ended)
 
-    def open(self, gateway: str) -> None:
+    def show_under_way(self, gateway: str) -> None:
         """Show how many exchanges of this gateway are under way."""
         self._metrics.in_flight.labels(gateway).set_function(partial(self._under_way.__getitem__, gateway))
 

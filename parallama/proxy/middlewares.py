@@ -54,7 +54,7 @@ def account(gateway: Gateway, books: Books, stopping: Callable[[], bool]) -> Mid
 
     `stopping` tells whether it is this process that cuts exchanges off now.
     """
-    books.open(gateway.name)
+    books.show_under_way(gateway.name)
 
     @web.middleware
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -92,24 +92,26 @@ def answer_errors(gateway: Gateway) -> Middleware:
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # answered where it is caught: an error kept by a name here would keep this frame, and the frame the error
         try:
             return await handler(request)
         except ApiError as error:
-            failure = error
+            return refuse(request, error)
         except web.HTTPException as error:
-            failure = _routing_error(request, error)
+            return refuse(request, _routing_error(request, error))
         except (ClientLeft, asyncio.CancelledError):
             raise
         except Exception:  # noqa: BLE001 - the outer edge: logged whole by bug()
-            failure = bug(request)
+            return refuse(request, bug(request))
+
+    def refuse(request: web.Request, error: ApiError) -> web.Response:
         exchange = request[EXCHANGE]
-        exchange.status, exchange.error = failure.status, failure.code
-        exchange.outcome = Outcome.REFUSED if failure.status < 500 else Outcome.FAILED
-        reply = gateway.render_error(failure)
+        exchange.status, exchange.error = error.status, error.code
+        exchange.outcome = Outcome.REFUSED if error.status < 500 else Outcome.FAILED
+        reply = gateway.render_error(error)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
-        headers = {**reply.headers, **_headers(failure)}
-        return web.Response(status=reply.status, headers=headers, body=reply.body)
+        return web.Response(status=reply.status, headers={**reply.headers, **_headers(error)}, body=reply.body)
 
     return answer_errors
 
@@ -124,17 +126,20 @@ def answer_edges(ids: IdGenerator) -> Middleware:
         try:
             return await handler(request)
         except ApiError as error:
-            failure = error
+            return _edge(error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            failure = _routing_error(request, error)
+            return _edge(_routing_error(request, error))
         except Exception:  # noqa: BLE001 - the outer edge
-            failure = bug(request)
-        reply = edge_reply(failure)
-        return web.Response(status=reply.status, headers={**reply.headers, **_headers(failure)}, body=reply.body)
+            return _edge(bug(request))
 
     return answer_edges
+
+
+def _edge(error: ApiError) -> web.Response:
+    reply = edge_reply(error)
+    return web.Response(status=reply.status, headers={**reply.headers, **_headers(error)}, body=reply.body)
 
 
 def edge_reply(error: ApiError) -> Reply:
@@ -150,6 +155,7 @@ def bug(request: web.Request) -> ApiError:
 
 
 def _routing_error(request: web.Request, error: web.HTTPException) -> ApiError:
+    error.__traceback__ = None  # the request holds the error, the traceback the request
     if isinstance(error, web.HTTPMethodNotAllowed):
         return NotAllowedMethod(f"{request.method} is not allowed on {request.path}", allowed=error.allowed_methods)
     return NotFound(f"there is nothing at {request.path}")

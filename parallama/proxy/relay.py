@@ -75,7 +75,12 @@ class Relay:
             if not answer.committed:
                 raise
             await self._fail(exchange, codec, answer, error)
+        except Exception:
+            if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
+                answer.abort()
+            raise
         finally:
+            answer.close()
             exchange.usage = codec.usage
             exchange.context_full = codec.context_full
         if route.use is Use.MANAGE:
@@ -115,7 +120,7 @@ class Relay:
         else:
             answer.begin(head, self._extra(request, gateway, head), streams=False)
             last = codec.finish()
-        _settle(exchange, codec, head)
+        _conclude(exchange, codec, head)
         await answer.write(last)
         await answer.end()
 
@@ -157,7 +162,7 @@ class Relay:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
         last = codec.fail(error) if codec.streams else b""
         if codec.streams and (codec.usage.final or codec.failed):  # after its last line a stream lacks nothing
-            _settle(exchange, codec, Head(200))
+            _conclude(exchange, codec, Head(200))
         else:
             exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
             if not last:
@@ -197,7 +202,7 @@ def _content(
     return None, False
 
 
-def _settle(exchange: Exchange, codec: Codec, head: Head) -> None:
+def _conclude(exchange: Exchange, codec: Codec, head: Head) -> None:
     """How the exchange ended, now that the node has said all it had to say."""
     exchange.status = head.status
     if codec.failed is not None:

@@ -24,6 +24,8 @@ _INT = struct.Struct("i")
 _ACKED = struct.Struct("=Q")
 _ACKED_AT = 120
 """Where `tcpi_bytes_acked` stands in `struct tcp_info` (linux/tcp.h, since Linux 4.1)."""
+_CLOSED = (OSError, ValueError, AttributeError)
+"""What asking the socket of a transport raises that has just been closed; uvloop's has none then."""
 _LOOKS = 8
 """So often a stalled client is looked at before it is cut off."""
 
@@ -38,7 +40,7 @@ def _queued(transport: asyncio.WriteTransport, request: int) -> int:
         return 0
     try:
         return int(_INT.unpack(ioctl(transport.get_extra_info("socket").fileno(), request, bytes(4)))[0])
-    except OSError:  # it is just being closed
+    except _CLOSED:
         return 0
 
 
@@ -50,7 +52,7 @@ def _acked(transport: asyncio.WriteTransport) -> int:
         info = transport.get_extra_info("socket").getsockopt(
             socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + _ACKED.size
         )
-    except OSError:
+    except _CLOSED:
         return 0
     return int(_ACKED.unpack_from(info, _ACKED_AT)[0])
 
@@ -91,6 +93,7 @@ class Stalls:
     `backlog` bytes."""
 
     def __init__(self, stall_s: float, backlog: int) -> None:
+        """`stall_s`: seconds without a byte taken; `backlog`: bytes for all clients together."""
         self._stall_s = stall_s
         self._backlog = backlog
         self._waiting = 0
@@ -109,7 +112,7 @@ class Stalls:
     def watch(
         self, transport: asyncio.WriteTransport, on_stall: Callable[[], None], backlog: Callable[[], int] | None = None
     ) -> Watched:
-        """Call `on_stall` once the client takes nothing for too long. To end it, set `over` on what is returned.
+        """Call `on_stall` once the client takes nothing for too long; `over` ends it.
 
         `backlog`: bytes that are held for the client; None: those that the transport holds.
         """
@@ -121,7 +124,14 @@ class Stalls:
         """Watch a client that has not taken its earlier answers."""
         transport = request.transport
         if transport is not None and transport.get_write_buffer_size():
-            self.watch(transport, transport.abort).over = True
+            self.over(self.watch(transport, transport.abort))
+
+    def over(self, watched: Watched) -> None:
+        """Its answer is complete: it is watched only until the client has it."""
+        watched.over = True
+        if not watched.backlog():
+            self._waiting -= watched.waiting
+            self._watched.discard(watched)
 
     def behind(self, watched: Watched, waiting: int) -> None:
         """So many bytes wait for this client. When all together are too many, who has most is cut off."""
