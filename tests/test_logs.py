@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,38 @@ def test_without_a_directory_lines_go_to_stderr(capsys: pytest.CaptureFixture[st
     out, err = capsys.readouterr()
     assert out == ""
     assert [(line["event"], line["node"]) for line in map(json.loads, err.splitlines())] == [("hello", "n")]
+
+
+@pytest.mark.parametrize("fields", [{"name": "lone \udc80"}, {"number": 2**70}])
+def test_what_cannot_be_written_costs_no_other_line(
+    fields: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("parallama.api")
+    with logging_to(LogsSettings()):
+        log.info("before")
+        log.info("bad", extra={"fields": fields})
+        for _ in range(100):
+            log.info("after %(number)s", {"number": 1})
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert (events[0], events[2:]) == ("before", ["after 1"] * 100)
+    assert "cannot be written" in events[1]
+
+
+def test_every_line_until_the_end_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(50):
+        with logging_to(LogsSettings()):
+            logging.getLogger("parallama.api").info("one")
+            time.sleep(0)
+            logging.getLogger("parallama.api").info("two")
+    assert len(capsys.readouterr().err.splitlines()) == 100
+
+
+def test_flush_writes_what_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(LogsSettings()):
+        logging.getLogger("parallama.api").info("one")
+        (handler,) = logging.getLogger().handlers
+        handler.flush()
+        assert "one" in capsys.readouterr().err
 
 
 def test_a_bug_is_logged_whole_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -154,6 +155,25 @@ async def test_it_is_discovered(server: Server) -> None:
     assert plain["base_path"] == "/plain"
     assert plain["endpoints"] == ["POST /plain/ask", "GET /plain/models"]
     assert plain["features"] == ["generate", "list"]
+
+
+@in_one_loop
+async def test_a_bug_in_the_middle_of_a_stream_breaks_it_off_without_a_second_head(
+    server: Server, node: FakeOllama
+) -> None:
+    gate = asyncio.Event()
+    node.cue(Answer(lines=[LINES[0], b'{"response":"a bug","done":false}\n'], hold_chunks=gate), "/api/generate")
+    async with raw_client(server.port) as client:
+        await client.send(request_bytes("POST", "/plain/ask", b"Why?", f"Authorization: Bearer {server.key}"))
+        head = await client.head()
+        assert await client.chunk() == b"Because"
+        gate.set()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            raise AssertionError(await client.chunk())
+    request_id = re.search(r"x-request-id: (\S+)", head)
+    assert request_id is not None
+    row = await server.row(request_id[1])
+    assert (row["status"], row["outcome"], row["error"]) == (500, "failed", "internal_error")
 
 
 @in_one_loop

@@ -35,6 +35,8 @@ class Ask(NdjsonCodec):
     reply = Head(200, tuple(TEXT.items()))
 
     def line(self, message: dict[str, Any]) -> bytes:
+        if message.get("response") == "a bug":
+            raise KeyError("a bug of the plugin")
         return str(message.get("response", "")).encode()
 
     def fail(self, error: ApiError) -> bytes:
