@@ -44,7 +44,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        """Those of the connections: they end with their request, since every connection closes then."""
+        """Those of the connections, while a request is answered on them."""
 
     @property
     def count(self) -> int:
@@ -69,8 +69,10 @@ class InFlight:
         count = self.count
         for end in (tell, self._cancel):
             end()
-            if self._tasks:
-                await asyncio.wait(tuple(self._tasks), timeout=_CUT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CUT_S):
+                    while self._tasks:  # noqa: ASYNC110 (a connection may go on after its request)
+                        await asyncio.sleep(_LOOK_S)
         return count
 
     def _cancel(self) -> None:

@@ -131,7 +131,8 @@ def _on_signals(readiness: Readiness, stop: asyncio.Event, unfinished: Callable[
     def received(name: str) -> None:
         if stop.is_set():
             requests, records = unfinished()
-            line = f"stopped at once by {name}: {requests} requests cut off, {records} usage records lost\n"
+            lost = f"{requests} requests cut off without a record, {records} usage records lost"
+            line = f"stopped at once by {name}: {lost}\n"
             for handler in logging.getLogger().handlers:
                 handler.flush()
             os.write(2, line.encode())

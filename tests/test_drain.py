@@ -471,7 +471,7 @@ async def test_a_second_signal_counts_the_records_that_were_not_written(
     await eventually(lambda: refused(port))
     assert await asyncio.to_thread(running.end) == 1
     last = running.err.splitlines()[-1]
-    assert last == "stopped at once by SIGTERM: 0 requests cut off, 1 usage records lost"
+    assert last == "stopped at once by SIGTERM: 0 requests cut off without a record, 1 usage records lost"
     assert len(await rows(database)) == 1
 
 

@@ -165,7 +165,7 @@ def guarded(handler: Handler, permission: str, callers: Callers) -> Handler:
     """`handler` for callers who hold `permission` only."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
-        caller = await callers.identify(request.headers, path=request.path, remote=request.remote)
+        caller = await callers.identify(request.headers, lambda: {"path": request.path, "remote": request.remote})
         if not caller.may(permission):
             raise NotAllowed(f"you need the permission {permission}")
         answer: web.StreamResponse = await handler(request)

@@ -80,9 +80,19 @@ def node_url(value: str) -> str:
         raise ValueError("must not hold a user name or a password")
     if "?" in value or "#" in value:
         raise ValueError("must end with its path: no '?' and no '#'")
-    if not _is_host(parts.hostname) or re.search(r"[\s\\\x00-\x1f\x7f]", value):
+    is_host = _is_host(parts.hostname) and _has_labels(parts.hostname)
+    if not is_host or re.search(r"[\s\\\x00-\x1f\x7f]", value):
         raise ValueError("must be a URL such as http://127.0.0.1:11434")
     return parts._replace(path=parts.path.rstrip("/")).geturl()
+
+
+def _has_labels(host: str | None) -> bool:
+    """Whether the name has labels that DNS can hold (RFC 1035 section 2.3.4): for others the resolver raises."""
+    try:
+        (host or "").encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def header_name(value: str) -> str:
@@ -126,7 +136,7 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 CountOrNone = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 """0 is a number like any other here, or means none: the field says which."""
 Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_number)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+Seconds = Annotated[float, Field(ge=0.01, allow_inf_nan=False), BeforeValidator(_number)]
 SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 Text = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, AfterValidator(_label)]

@@ -110,16 +110,16 @@ class Callers:
         self._used: _Recent[UUID, datetime] = _Recent(auth.cache_entries)
         self._generation = 0
 
-    async def identify(self, headers: Mapping[str, str], **request: object) -> Caller:
+    async def identify(self, headers: Mapping[str, str], request: Callable[[], Mapping[str, object]] = dict) -> Caller:
         """The caller of a request with these headers (a mapping without case). A cached key never suspends.
 
-        Raises NotAuthenticated, which is logged with what `request` tells of it, and Unavailable when the database is
-        needed and does not answer.
+        Raises NotAuthenticated, which is logged with what `request` then tells of it, and Unavailable when the
+        database is needed and does not answer.
         """
         try:
             return await self._identify(headers)
         except _Refused as refused:
-            _log.warning("authentication failed", extra={"fields": {**refused.fields, **request}})
+            _log.warning("authentication failed", extra={"fields": {**refused.fields, **request()}})
             raise
 
     async def _identify(self, headers: Mapping[str, str]) -> Caller:

@@ -198,7 +198,7 @@ class NodeAnswer:
         self._until_close = not self.reusable and not any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers)
+        headers = tuple((name.decode("latin-1"), _text(value)) for name, value in self._headers)
         self.head = Head(status, headers, self._reason.decode() if _plain(self._reason) else None)
         self.begun = True
         self.complete = self._bodiless
@@ -290,3 +290,11 @@ class NodeAnswer:
         if self._source.paused:
             self._active = self._loop.time()
             self._source.resume()
+
+
+def _text(value: bytes) -> str:
+    """A header's value, which leaves for the client as UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -82,10 +82,9 @@ class Pool:
             raise NoNode("there is no node")
         return Lease(self.nodes[0])
 
-    async def heard(self) -> None:
-        """Make sure that the catalogue has been filled once, so that stubs of cloud models are known."""
-        if not self.catalog.heard:
-            await self.nodes[0].health.check()
+    async def hear(self) -> None:
+        """Fill the catalogue, before the first probe has: stubs of cloud models must be known."""
+        await self.nodes[0].health.check()
 
     def stop(self) -> None:
         """End every exchange under way: the time for it is over."""

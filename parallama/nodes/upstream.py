@@ -176,7 +176,7 @@ class Upstream:
             raise TimedOut("the node did not accept a connection in time") from error
         except ssl.SSLCertVerificationError as error:
             raise UpstreamFailed("the node's certificate is not trusted") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that the resolver does not take
             raise UpstreamFailed("the node refused the connection") from error
         if not connection.open:  # it would never hear again that it is closed
             raise UpstreamFailed("the node closed the connection without an answer")

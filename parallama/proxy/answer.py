@@ -8,19 +8,30 @@ within it can still become an error status; a larger one goes out as fast as the
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Mapping
+from typing import cast
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 
 from parallama.errors import ClientLeft
 from parallama.exchange import Exchange
 from parallama.gateway.api import Head
 from parallama.proxy.headers import for_client
-from parallama.proxy.stalls import Stalls, Watched, unsent
+from parallama.proxy.stalls import Stalls, Watched, acked, unsent
 
 _LAG = 512 * 1024
-"""Bytes of a stream that may wait for its client."""
+"""Bytes of a stream that may wait for its client, beside its longest line."""
+_MOMENT_S = 0.5
+"""A client that takes nothing of a long line for so long has stopped reading."""
+_MOST = 16 * 1024 * 1024
+"""Bytes that may wait however long a line is."""
+_LARGE = 256 * 1024
+"""Bytes of a piece that is weighed, whoever it is for."""
+_NO_LINGER = struct.pack("ii", 1, 0)
 _SMALL = 16 * 1024
 """Bytes that a connection takes at once, unless its client has stopped reading long ago."""
 
@@ -49,6 +60,8 @@ class Answer:
         self._watched: Watched | None = None
         self._late = bytearray()
         self._catching_up: asyncio.Task[None] | None = None
+        self._suspected: asyncio.TimerHandle | None = None
+        self._open_line = self._longest_line = 0
 
     @property
     def committed(self) -> bool:
@@ -65,13 +78,16 @@ class Answer:
             return
         if self._response is not None:
             self.push(data)
-            if not self._streams:
+            if not self._streams and self._transport is not None:
+                self._weigh(self._transport)
                 await self._drain()
             return
         self._held += data
         if self._streams or len(self._held) > self._hold_bytes:
             self._watch()
             await self._commit()
+            if not self._streams:
+                await self._drain()
 
     def push(self, data: bytes) -> None:
         """Send the next bytes of a committed answer without waiting for the client. Raises ClientLeft, also for the
@@ -83,8 +99,9 @@ class Answer:
             return
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         self._exchange.response_bytes += len(data)
-        if self._streams and (self._catching_up or transport.get_write_buffer_size() > _SMALL):
-            self._fall_behind(transport, framed)
+        behind = self._catching_up is not None or transport.get_write_buffer_size() > _SMALL or len(framed) > _LARGE
+        if self._streams and behind:
+            self._fall_behind(transport, data, framed)
         else:
             transport.write(framed)
 
@@ -95,6 +112,7 @@ class Answer:
         if self._response is None:
             self._whole = not self._streams
             await self._commit()
+            await self._drain()
         assert self._response is not None
         self._flush()
         try:
@@ -104,14 +122,21 @@ class Answer:
 
     def close(self) -> None:
         """Nothing more is written; what waits is watched until the client has it."""
+        if self._suspected is not None:
+            self._suspected.cancel()
+            self._suspected = None
         if self._watched is not None:
             self._stalls.over(self._watched)
             self._watched = None  # it refers to this answer
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._transport is None:
+            return
+        if self._response is not None and not self._chunked and "Content-Length" not in self._response.headers:
+            # the end of the connection would be the end of the body (RFC 9112 section 6.3): reset it
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
     @property
     def response(self) -> web.StreamResponse:
@@ -123,16 +148,20 @@ class Answer:
         """Send the head and what is held."""
         response = self._make_response()
         self._response = response
+        writer = cast(StreamWriter, self._request.writer)
         self._exchange.streamed = self._streams
         try:
             await response.prepare(self._request)
-            if self._held:
+            held, self._held = bytes(self._held), bytearray()
+            if held:
                 self._exchange.first_byte = time.monotonic()
-                self._exchange.response_bytes += len(self._held)
-                await response.write(bytes(self._held))
+                self._exchange.response_bytes += len(held)
+                await writer.write(held, drain=False)
         except ConnectionError as error:
             raise ClientLeft from error
-        self._held.clear()
+        if len(held) > _SMALL and self._transport is not None:
+            self._measure_lines(held)
+            self._weigh(self._transport)
 
     def _make_response(self) -> NodeResponse:
         headers = for_client(self._head.headers)
@@ -156,19 +185,50 @@ class Answer:
         except ConnectionError as error:
             raise ClientLeft from error
 
-    def _fall_behind(self, transport: asyncio.WriteTransport, framed: bytes) -> None:
+    def _fall_behind(self, transport: asyncio.WriteTransport, data: bytes, framed: bytes) -> None:
         """Keep what the client does not take yet: in one piece, since a transport's own cost several times as much."""
         self._late += framed
+        self._measure_lines(data)
         if self._catching_up is None:
             transport.set_write_buffer_limits(high=_SMALL)
             self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(), name="slow client")
-        waiting = self._backlog()
-        if waiting + unsent(transport) > _LAG:
-            self._cut_off()
-        elif self._watched is not None:
-            self._stalls.behind(self._watched, waiting)
+        self._weigh(transport)
         if transport.is_closing():
             raise ClientLeft
+
+    def _weigh(self, transport: asyncio.WriteTransport) -> None:
+        """Is what waits for the client too much? A document makes its node wait, a stream does not."""
+        waiting = self._backlog()
+        if self._watched is not None:
+            self._stalls.behind(self._watched, waiting)
+        if not self._streams or transport.is_closing():
+            return
+        waiting += unsent(transport)
+        if waiting > min(_LAG + self._longest_line, _MOST):
+            self._cut_off()
+        elif waiting > _LAG and self._suspected is None:
+            loop = asyncio.get_running_loop()
+            self._suspected = loop.call_later(_MOMENT_S, self._look, transport, acked(transport))
+
+    def _measure_lines(self, data: bytes) -> None:
+        """One long line is no reason to cut anybody off, however fast the node writes it."""
+        first = data.find(b"\n")
+        if first < 0:
+            self._open_line += len(data)
+            self._longest_line = max(self._longest_line, self._open_line)
+        else:
+            self._longest_line = max(self._longest_line, self._open_line + first)
+            self._open_line = len(data) - data.rfind(b"\n") - 1
+
+    def _look(self, transport: asyncio.WriteTransport, taken: int) -> None:
+        """Cut the client off if it has taken nothing for a moment; else it reads a long line, only slowly."""
+        self._suspected = None
+        if transport.is_closing() or self._backlog() + unsent(transport) <= _LAG:
+            return
+        if acked(transport) == taken:
+            self._cut_off()
+        else:
+            self._weigh(transport)
 
     async def _catch_up(self) -> None:
         try:

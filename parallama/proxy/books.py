@@ -26,6 +26,8 @@ _api = logging.getLogger("parallama.api")
 
 _TOGETHER = 32
 """Exchanges that wait for each other: their records are gone with a process that is killed."""
+_LONGEST_PATH = 256
+"""Characters of a path in the log; ours are shorter."""
 _WAIT_S = 0.02
 """Longest wait for others."""
 
@@ -78,7 +80,7 @@ class Books:
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
         self._under_way[exchange.gateway] -= 1
-        facts = request[IDS].text, time.monotonic(), request.method, request.path, request.remote
+        facts = request[IDS].text, time.monotonic(), request.method, request.path[:_LONGEST_PATH], request.remote
         self._ended.append(_Ended(exchange, *facts))
         if len(self._ended) >= _TOGETHER:
             self.settle()

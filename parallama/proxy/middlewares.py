@@ -179,7 +179,7 @@ def authenticate(callers: Callers, books: Books) -> Middleware:
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[EXCHANGE].caller = await callers.identify(
-            request.headers, request_id=request[IDS].text, remote=request.remote
+            request.headers, lambda: {"request_id": request[IDS].text, "remote": request.remote}
         )
         if books.full:
             raise Unavailable("usage cannot be recorded now: the database does not answer")

@@ -35,7 +35,7 @@ _log = logging.getLogger("parallama.gateway")
 _VISIBLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "")
 
 _LONGEST_NAME = 256
-"""Characters of a model's name in a header; Ollama's own limit for a whole name is below that."""
+"""Characters of a model's name in headers, logs and rows; Ollama's own limit for a whole name is below that."""
 _PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
 
 _NO_QUERY: Mapping[str, str] = MappingProxyType({})
@@ -66,15 +66,7 @@ class Relay:
         await self._judge(exchange, codec)
         answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
         try:
-            await self._converse(request, gateway, codec, answer, body if route.body is Body.STREAM else None)
-        except ApiError as error:
-            if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
-                self._metrics.node_errors.labels(exchange.node, error.code).inc()
-                _log.warning("node failed", extra={"fields": _fields(exchange, error)})
-                self._pool.changed()
-            if not answer.committed:
-                raise
-            await self._fail(exchange, codec, answer, error)
+            await self._converse_or_fail(request, gateway, codec, answer, body if route.body is Body.STREAM else None)
         except Exception:
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
@@ -100,10 +92,27 @@ class Relay:
         )
 
     async def _judge(self, exchange: Exchange, codec: Codec) -> None:
-        exchange.model_asked = next((outbound.model for outbound in codec.outbounds if outbound.model), None)
-        if exchange.model_asked:
-            await self._pool.heard()
+        for outbound in codec.outbounds:
+            exchange.model_asked = exchange.model_asked or (outbound.model and outbound.model[:_LONGEST_NAME])
+        if exchange.model_asked and not self._pool.catalog.heard:
+            await self._pool.hear()
         judge(codec.outbounds, self._pool.catalog, self._settings.models)
+
+    async def _converse_or_fail(
+        self, request: web.Request, gateway: Gateway, codec: Codec, answer: Answer, stream: InboundBody | None
+    ) -> None:
+        """Raises ApiError only while the answer can still become an error."""
+        exchange = request[EXCHANGE]
+        try:
+            await self._converse(request, gateway, codec, answer, stream)
+        except ApiError as error:
+            if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
+                self._metrics.node_errors.labels(exchange.node, error.code).inc()
+                _log.warning("node failed", extra={"fields": _fields(exchange, error)})
+                self._pool.changed()
+            if not answer.committed:
+                raise
+            await self._fail(exchange, codec, answer, error)
 
     async def _converse(
         self, request: web.Request, gateway: Gateway, codec: Codec, answer: Answer, stream: InboundBody | None
@@ -183,7 +192,7 @@ async def _pipe(reply: NodeAnswer, codec: Codec, answer: Answer) -> None:
 
 def _visible(name: str) -> str:
     """A name may hold anything; a header holds visible ASCII."""
-    return name if _PLAIN(name) else quote(name[:_LONGEST_NAME], safe=_VISIBLE)
+    return name if _PLAIN(name) else quote(name, safe=_VISIBLE)
 
 
 def _content(
@@ -197,7 +206,7 @@ def _content(
     if outbound.raw is not None:
         return outbound.raw, False
     if outbound.body is not None:
-        headers["Content-Type"] = "application/json"
+        headers["content-type"] = "application/json"  # in place of the client's
         return orjson.dumps(outbound.body), False
     return None, False
 

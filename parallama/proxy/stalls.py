@@ -44,7 +44,7 @@ def _queued(transport: asyncio.WriteTransport, request: int) -> int:
         return 0
 
 
-def _acked(transport: asyncio.WriteTransport) -> int:
+def acked(transport: asyncio.WriteTransport) -> int:
     """Bytes that the client's kernel has taken, ever; 0 where that is not known."""
     if sys.platform != "linux":
         return 0
@@ -78,7 +78,7 @@ class Watched:
         ours = self.backlog()
         if not ours and (self.over or transport.is_closing()):
             return False  # a client that has half-closed is closing too, and may take no more all the same
-        taken = (ours, _acked(transport))
+        taken = (ours, acked(transport))
         waits = ours or _queued(transport, _SIOCOUTQ)
         if not waits or taken != self.taken:
             self.taken, self.since = taken, now

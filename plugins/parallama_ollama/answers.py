@@ -14,6 +14,7 @@ from parallama.gateway.ndjson import (
     OpenLine,
     json_line,
     message_text,
+    node_error,
     read_object,
     text_bytes,
 )
@@ -56,7 +57,7 @@ class Answer(CountedCodec):
 
     def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
         super().__init__(inbound, outbound)
-        self._seen = False
+        self._seen = self._begun = False
         self._restart()
 
     def _restart(self) -> None:
@@ -67,7 +68,9 @@ class Answer(CountedCodec):
         self.failed = None
 
     def begin(self, head: Head) -> Head:
-        self._restart()
+        if self._begun:  # by another node
+            self._restart()
+        self._begun = True
         whole = head.status < 400
         self.start(generating=whole and self.costs)
         self.streams = whole and head.header("content-type").startswith(NDJSON)
@@ -82,7 +85,7 @@ class Answer(CountedCodec):
         return chunk
 
     def finish(self) -> bytes:
-        """Nothing is added. Raises UpstreamFailed when a stream lacks its last line."""
+        """Nothing is added. Raises UpstreamFailed when a stream lacks its last line, or a document is none."""
         if self._seen:
             self._judge_document()
         elif self.streams:
@@ -151,14 +154,19 @@ class Answer(CountedCodec):
             del self._tail[:-_TAIL]
 
     def _judge_document(self) -> None:
+        tail, self._tail = self._tail, bytearray()
         if self._size <= _WHOLE:
-            message = read_object(self._tail) or {}
+            message = read_object(tail)
+            if message is None:
+                raise UpstreamFailed("the node answered no JSON object")
+            if "error" in message:  # with the status of an answer: clients would take it for one
+                raise node_error(502, tail)
             if message.get("done") is False:
                 self.failed = UpstreamFailed(_CUT_SHORT)
             else:
                 self.count(message.get("prompt_eval_count"), message.get("eval_count"))
             return
-        prompt, output = _prompt_count.findall(self._tail), _output_count.findall(self._tail)
+        prompt, output = _prompt_count.findall(tail), _output_count.findall(tail)
         if prompt or output:
             self.count(int(prompt[-1]) if prompt else None, int(output[-1]) if output else None)
 
