@@ -8,7 +8,7 @@ from itertools import chain, repeat
 import orjson
 import pytest
 from asking import CHAT, MODEL, UNARY, Gate, ask, asked, at_rest, bearer, metric
-from raw_http import raw_client
+from raw_http import raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.testing import BAD_CHUNKS, BAD_HEADS, BUSY, Answer, FakeOllama, Fault
@@ -236,3 +236,52 @@ async def test_half_a_line_costs_nothing(
     assert (await ask(gateway, "/api/chat", CHAT)).body.splitlines()[-1].startswith(b'{"error":')
     await at_rest(gateway)
     assert (await gateway.row())["output_tokens"] == output
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/ollama/v1/chat"])
+@pytest.mark.parametrize("body", [b"", b"garbage", b'{"message":', b"[]", b"null", b'{"error":"boom"}'])
+async def test_a_document_that_is_no_answer_is_a_502(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: bytes
+) -> None:
+    node.cue(Answer(raw=[JSON % len(body), body]))
+    got = await ask(gateway, path, UNARY)
+    assert (got.status, list(got.json())) == (502, ["error"])
+    assert ("boom" in got.json()["error"]) == (b"boom" in body)
+    row = await gateway.row()
+    assert (row["status"], row["outcome"], row["error"]) == (502, "failed", "upstream_failed")
+
+
+async def test_a_long_name_is_cut_in_the_row(gateway: RunningGateway, node: FakeOllama) -> None:
+    await ask(gateway, "/api/chat", {**UNARY, "model": "x" * 100_000})
+    row = await gateway.row()
+    assert (row["model_asked"], row["model"]) == ("x" * 256, "x" * 256)
+
+
+async def test_a_body_that_is_written_anew_has_one_content_type(gateway: RunningGateway, node: FakeOllama) -> None:
+    await ask(gateway, "/api/chat", b'{"MODEL":"%b","stream":false}' % MODEL.encode(), "Content-Type: text/plain")
+    (seen,) = node.seen("/api/chat")
+    assert [value for name, value in seen.headers if name.lower() == "content-type"] == ["application/json"]
+
+
+async def test_words_in_a_header_arrive_as_they_were(gateway: RunningGateway, node: FakeOllama) -> None:
+    head = b"HTTP/1.1 200 OK\r\nX-Word: caf\xc3\xa9\r\nContent-Length: 13\r\n\r\n"
+    node.cue(Answer(raw=[head, b'{"models":[]}']), "/api/tags")
+    got = await ask(gateway, "/api/tags")
+    assert "X-Word: caf\u00e9\r\n" in got.head
+
+
+@pytest.mark.parametrize("gateway_settings", [{"relay": {"hold_kb": 1}}])
+async def test_a_client_without_chunks_sees_that_a_document_is_not_whole(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    head = CHUNKED.replace(b"x-ndjson", b"json")
+    node.cue(Answer(raw=[head, _chunk(b"[" * 100_000)], raw_ends=Fault.CLOSE))
+    request = request_bytes("POST", "/api/embed", {"model": MODEL, "input": "x"}, bearer(gateway.key))
+    async with raw_client(gateway.port) as client:
+        await client.send(request.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        await client.head()
+        with pytest.raises(ConnectionError):
+            await client.reader.read()
+    await at_rest(gateway)
+    row = await gateway.row()
+    assert (row["status"], row["outcome"]) == (502, "failed")
