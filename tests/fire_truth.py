@@ -143,17 +143,15 @@ def _broken(shot: Shot, lines: int, status: int = 502, *, begun: bool | None = N
 
 
 def _spoilt(shot: Shot, bad: int) -> list[Verdict]:
-    """A line, or the document, is no JSON: the native gateway looks only at where it ends."""
+    """A line, or the document, is no JSON; of a stream the native gateway looks only at the last line."""
     if shot.kind in SIMPLE:
         # the lines before it may be in the same read, and then it is the first that the client could get
         return [_broken(shot, bad, begun=begun) for begun in (True, False)]
     if shot.kind in STREAMS and bad == shot.lines:
         return [_failed(502, _partial(shot, range(bad, UPTO)), (200, Ending.ERROR_LINE))]
-    return [_ok(shot) if shot.kind in STREAMS or shot.kind in FREE else _uncounted()]
-
-
-def _uncounted() -> Verdict:
-    return Verdict(200, "ok", None, NO_TOKENS, [(200, Ending.WHOLE)])
+    if shot.kind in STREAMS or shot.kind in FREE:
+        return [_ok(shot)]
+    return [_no_answer(shot)]
 
 
 def _cut_short(shot: Shot) -> Verdict:
@@ -162,7 +160,12 @@ def _cut_short(shot: Shot) -> Verdict:
         return _failed(502, NO_TOKENS, (502, Ending.WHOLE))
     if shot.kind is Kind.UPLOAD:
         return _ok(shot)
-    return Verdict(200, "ok", None, NO_TOKENS, [(200, Ending.CUT)])
+    return Verdict(200, "ok", None, NO_TOKENS, [(200, Ending.CUT)]) if shot.kind in FREE else _no_answer(shot)
+
+
+def _no_answer(shot: Shot) -> Verdict:
+    """A document with the status of an answer that is no JSON."""
+    return _failed(502, _partial(shot, (None,)), (502, Ending.WHOLE))
 
 
 def _struck(shot: Shot) -> list[Verdict]:
