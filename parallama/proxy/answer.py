@@ -131,7 +131,7 @@ class Answer:
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             return
         if self._response is not None and not self._chunked and "Content-Length" not in self._response.headers:
             # the end of the connection would be the end of the body (RFC 9112 section 6.3): reset it
