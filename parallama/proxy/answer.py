@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import cast
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from parallama.errors import ClientLeft
 from parallama.exchange import Exchange
 from parallama.gateway.api import Head
 from parallama.proxy.headers import for_client
-from parallama.proxy.stalls import Stalls, Watched, acked, unsent
+from parallama.proxy.stalls import CLOSED, Stalls, Watched, acked, unsent
 
 _LAG = 512 * 1024
 """Bytes of a stream that may wait for its client, beside its longest line."""
@@ -131,12 +132,13 @@ class Answer:
 
     def abort(self) -> None:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             return
         if self._response is not None and not self._chunked and "Content-Length" not in self._response.headers:
             # the end of the connection would be the end of the body (RFC 9112 section 6.3): reset it
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self._transport.abort()
+            with suppress(*CLOSED):
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()  # also one that is closing, for which its client's bytes wait
 
     @property
     def response(self) -> web.StreamResponse:
@@ -249,8 +251,10 @@ class Answer:
         self._late.clear()
 
     def _backlog(self) -> int:
-        transport = self._request.transport  # None: the connection is closed
-        return 0 if transport is None else len(self._late) + transport.get_write_buffer_size()
+        transport = self._transport
+        if transport is None:
+            return 0
+        return transport.get_write_buffer_size() + (0 if transport.is_closing() else len(self._late))
 
     def _watch(self) -> None:
         transport = self._transport

@@ -24,7 +24,7 @@ _INT = struct.Struct("i")
 _ACKED = struct.Struct("=Q")
 _ACKED_AT = 120
 """Where `tcpi_bytes_acked` stands in `struct tcp_info` (linux/tcp.h, since Linux 4.1)."""
-_CLOSED = (OSError, ValueError, AttributeError)
+CLOSED = (OSError, ValueError, AttributeError)
 """What asking the socket of a transport raises that has just been closed; uvloop's has none then."""
 _LOOKS = 8
 """So often a stalled client is looked at before it is cut off."""
@@ -40,7 +40,7 @@ def _queued(transport: asyncio.WriteTransport, request: int) -> int:
         return 0
     try:
         return int(_INT.unpack(ioctl(transport.get_extra_info("socket").fileno(), request, bytes(4)))[0])
-    except _CLOSED:
+    except CLOSED:
         return 0
 
 
@@ -52,7 +52,7 @@ def acked(transport: asyncio.WriteTransport) -> int:
         info = transport.get_extra_info("socket").getsockopt(
             socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + _ACKED.size
         )
-    except _CLOSED:
+    except CLOSED:
         return 0
     return int(_ACKED.unpack_from(info, _ACKED_AT)[0])
 
