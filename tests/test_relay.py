@@ -12,6 +12,7 @@ import pytest
 from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, at_rest, bearer, metric
 from raw_http import raw_client, request_bytes
 from running import RunningGateway, eventually, running_gateway
+from upstream_client import accepted
 from wire import Wire
 
 from parallama.app import BOOKS, RECORDER
@@ -203,31 +204,18 @@ async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lo
         assert await metric(gateway, "parallama_usage_records_lost") == 0
 
 
-def connections(node: FakeOllama) -> list[object]:
-    """Fills up with the connections that the node accepts from now on."""
-    accepted: list[object] = []
-    adopt = node.adopt
-
-    def counted(task: asyncio.Task[None]) -> None:
-        accepted.append(task)
-        adopt(task)
-
-    node.adopt = counted  # type: ignore[method-assign]
-    return accepted
-
-
 async def test_connections_to_the_node_are_used_again(gateway: RunningGateway, node: FakeOllama) -> None:
-    accepted = connections(node)
+    connected = accepted(node)
     async with raw_client(gateway.port) as client:
         for path, body in [*STREAMS, ("/api/chat", UNARY), ("/api/embed", EMBED)] * 40:
             got = await client.ask("POST", path, body, bearer(gateway.key))
             assert got.status == 200
     assert len(node.requests) >= 200
-    assert len(accepted) <= 5
+    assert len(connected) <= 5
 
 
 async def test_an_error_of_the_node_does_not_cost_its_connection(gateway: RunningGateway, node: FakeOllama) -> None:
-    accepted = connections(node)
+    connected = accepted(node)
     for path in ["/api/chat", "/ollama/v1/chat"] * 20:
         assert (await ask(gateway, path, {**CHAT, "model": "missing"})).status == 404
-    assert len(accepted) <= 5
+    assert len(connected) <= 5

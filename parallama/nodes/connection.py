@@ -15,8 +15,12 @@ from parallama.nodes.source import Limits
 _JOINED = 64 * 1024
 """Bytes of a request body up to which it leaves in one write with its head."""
 
-_RESET = struct.pack("ii", 1, 0)
-"""A lingering time of 0 turns the close of a socket into a reset (SO_LINGER in socket(7))."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def reset_on_close(transport: asyncio.BaseTransport) -> None:
+    """Turn the close of its socket, which must still be open, into a reset (SO_LINGER in socket(7))."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
 
 class Done(Protocol):
@@ -131,7 +135,7 @@ class Connection(asyncio.Protocol):
         """At once, and for good: that is how a node is told to stop."""
         if self.open and self._transport.get_write_buffer_size():
             # the kernel too holds what the node does not take, and would tell it the end only behind that
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_on_close(self._transport)
         self._transport.abort()
 
     # what the event loop calls

@@ -8,8 +8,6 @@ within it can still become an error status; a larger one goes out as fast as the
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +19,7 @@ from aiohttp.http import StreamWriter
 from parallama.errors import ClientLeft
 from parallama.exchange import Exchange
 from parallama.gateway.api import Head
+from parallama.nodes.connection import reset_on_close
 from parallama.proxy.headers import for_client
 from parallama.proxy.stalls import CLOSED, Stalls, Watched, acked, unsent
 
@@ -32,7 +31,6 @@ _MOST = 16 * 1024 * 1024
 """Bytes that may wait however long a line is."""
 _LARGE = 256 * 1024
 """Bytes of a piece that is weighed, whoever it is for."""
-_NO_LINGER = struct.pack("ii", 1, 0)
 _SMALL = 16 * 1024
 """Bytes that a connection takes at once, unless its client has stopped reading long ago."""
 
@@ -137,7 +135,7 @@ class Answer:
         if self._response is not None and not self._chunked and "Content-Length" not in self._response.headers:
             # the end of the connection would be the end of the body (RFC 9112 section 6.3): reset it
             with suppress(*CLOSED):
-                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                reset_on_close(self._transport)
         self._transport.abort()  # also one that is closing, for which its client's bytes wait
 
     @property
