@@ -75,8 +75,8 @@ async def empty_database_url(postgres: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool on a fresh database."""
-    async with Database(database_url, DatabaseSettings()).running() as running:
+    """A pool on a fresh database, patient: that a machine is slow is not under test."""
+    async with Database(database_url, DatabaseSettings(acquire_s=60, connect_s=60, command_s=60)).running() as running:
         yield running
 
 

@@ -242,7 +242,7 @@ def here() -> Iterator[Place]:
 @pytest.fixture
 async def key(database: Database) -> str:
     accounts = Accounts(database)
-    await accounts.create_user("alice")
+    await accounts.create_user("alice", admin=True)
     made, _ = await accounts.create_key("alice", "", None)
     return made
 
@@ -446,6 +446,12 @@ async def unwritten(port: int, key: str, stuck: Stuck, database: Database) -> No
     async with raw_client(port) as client:
         assert (await client.ask("POST", "/api/generate", ASK, bearer(key))).status == 200
         await eventually(lambda: rows(database))
+
+        async def known_as_written() -> bool:  # the process hears of the commit after everybody else sees the row
+            metrics = (await client.ask("GET", "/metrics", None, bearer(key))).body
+            return b"parallama_usage_records_pending 0.0" in metrics
+
+        await eventually(known_as_written)
         stuck.flows.clear()
         assert (await client.ask("POST", "/api/generate", ASK, bearer(key))).status == 200
 
