@@ -23,7 +23,6 @@ No message holds a key, a token, a prompt or an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 BUSY_RETRY_S = 2
 """Seconds after which to try again what cannot be done now."""
@@ -41,21 +40,33 @@ class ApiError(Exception):
     """An answer that a client may see. `str(error)` is the message for it."""
 
     status: int = 500
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
+    """For rows, metrics and dialects that tell one."""
+    param: str | None = None
+    """The field of the request that is wrong, such as `messages[0].role`; None: it is not about one."""
     retry_after_s: int | None = None
     """Whole seconds; sent as Retry-After (RFC 9110 section 10.2.3)."""
 
-    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
+        self.param = param
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
 
 
 class BadRequest(ApiError):
-    """The request cannot be understood; the message names what is wrong."""
+    """The request cannot be understood; the message names what is wrong.
+
+    `code` is one of `bad_request`, `invalid_json` (no JSON), `invalid_json_shape` (no object), `missing_parameter`,
+    `invalid_parameter`; the last two with `param`.
+    """
 
     status = 400
     code = "bad_request"
+
+    def __init__(self, message: str, *, code: str = "bad_request", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.code = code
 
 
 class NotAuthenticated(ApiError):

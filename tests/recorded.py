@@ -54,6 +54,12 @@ class NoModels:
     def context(self, name: str) -> int | None:
         return self._context
 
+    def aliases(self) -> dict[str, str]:
+        return {}
+
+    def tokens(self, name: str, text_bytes: int) -> int:
+        return max(1, text_bytes // 4)
+
 
 def recording(name: str) -> Recording:
     kept = json.loads((_FOLDER / f"{name}.json").read_text())
@@ -105,6 +111,8 @@ def open_codec(gateway: Gateway, method: str, path: str, body: bytes = b"", cont
     route, params = found
     return route.open(
         Inbound(
+            id="0190a5d6c3f07abc8def0123456789ab",
+            at=1_720_000_000,
             method=method,
             mount=gateway.paths[-1],
             path=path,

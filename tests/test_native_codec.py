@@ -236,6 +236,8 @@ def test_a_redirect_stays_below_the_mount_and_keeps_the_query() -> None:
     found = find_route(NATIVE, "GET", "/tags/")
     assert found is not None
     inbound = Inbound(
+        id="0190a5d6c3f07abc8def0123456789ab",
+        at=1_720_000_000,
         method="GET",
         mount="/ollama/api",
         path="/tags/",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, ClassVar, Protocol
 
@@ -42,7 +42,11 @@ class Body(Enum):
 
 
 class Models(Protocol):
-    """What is known of the nodes' models now, without asking them. Names match as Ollama matches them."""
+    """What is known of the models now, without asking a node: those of the nodes, and the aliases of the family.
+
+    Names are the clients': an alias is answered for by its target. They match as Ollama matches them, so that `name`
+    is `name:latest`.
+    """
 
     def exists(self, name: str) -> bool: ...
     def capabilities(self, name: str) -> frozenset[str]:
@@ -53,11 +57,32 @@ class Models(Protocol):
         """Tokens of context with which the model is loaded; None when it is not, or unknown."""
         ...
 
+    def aliases(self) -> Mapping[str, str]:
+        """The family's own names of models, each with the node's name for it."""
+        ...
+
+    def tokens(self, name: str, text_bytes: int) -> int:
+        """Tokens of a prompt with so many bytes of text: an estimate, by the counts that the model gave for others."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is kept for its owner beyond an exchange, such as an answer that a later request goes on from."""
+
+    id: str
+    body: bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbound:
     """A request as the client sent it."""
 
+    id: str
+    """Ours of the exchange: 32 hexadecimal digits, never used twice. What an answer needs of names and random numbers
+    is made from it, since a codec has no dice."""
+    at: int
+    """Unix time in seconds at which it arrived, since a codec has no clock."""
     method: str
     mount: str = ""
     """Where the client found the gateway, such as `/ollama/api`; for answers that name a path of ours."""
@@ -71,6 +96,10 @@ class Inbound:
     raw: bytes
     """The body; empty for Body.NONE and Body.STREAM."""
     models: Models
+    default_model: str | None = None
+    """For a request to generate or embed that names no model; None: it must name one."""
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    """Those that the route `wants` and that are kept for the caller, by id. This version keeps none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +112,8 @@ class Outbound:
     model: str | None = None
     """The model as the client named it; None: the request names none. The core resolves it and may write another
     name into `body[model_key]`."""
+    target: str | None = None
+    """The name by which the node knows the model; set by the core when the family calls it otherwise."""
     model_key: str = "model"
     body: Mapping[str, Any] | None = None
     """What the node is to read, as JSON; None: no body, or the client's stream."""
@@ -127,7 +158,8 @@ class ReplyFacts:
 
 
 class Codec(ABC):
-    """Translates one exchange. The relay calls begin once per outbound, feed for every chunk, then finish or fail."""
+    """Translates one exchange. For each outbound in turn the relay calls begin, feed for every chunk, and finish; once
+    something has gone wrong, fail. A begin that follows no finish means that another node has been asked the same."""
 
     outbounds: Sequence[Outbound] = ()
     """Sent one after another on one lease; () needs no node, `reply` and `finish()` are then the whole answer."""
@@ -135,10 +167,20 @@ class Codec(ABC):
     """The client's head where there is none of a node to go by."""
     streams: bool = False
     """False: one document, held by the relay until it is whole (or too large to hold), so that a failure can still
-    become an error status. Read after `begin`."""
+    become an error status. Read before `begin`, for heartbeats, and after it; from the first byte that goes out an
+    answer stays what it is."""
+    heartbeat: bytes = b""
+    """Sent from time to time while a stream waits for its node; b"": none. The first one commits the client to
+    `reply`, so that whatever goes wrong later is told by `fail`."""
+    ignored: Sequence[str] = ()
+    """Parameters that the client sent and that change nothing here; named in the log of the request."""
+    keeps: Sequence[Document] = ()
+    """To be stored for the caller, read after the last `finish`. This version stores none."""
     failed: ApiError | None = None
     """Set when the node reported a failure inside an answer that passes unchanged: the client has been told, the
     exchange is booked as failed."""
+    context: int | None = None
+    """Tokens of context that the model had for the answer; None: unknown. Read after the last byte."""
     context_full: bool | None = None
     """Whether the model's context was full at the end, so that the node cut the prompt or the answer; None: unknown.
     Read after the last byte."""
@@ -151,8 +193,15 @@ class Codec(ABC):
         """Tokens so far, read at any time; an estimate may be made when asked for."""
         return self._usage
 
+    def resolved(self, outbounds: Sequence[Outbound]) -> None:
+        """Take what the core made of `outbounds`: with targets of aliases, defaults and forced values. Called once,
+        before `begin`, and only where something has changed. A codec that passes a node's bytes on writes the client's
+        name of the model back in place of the target."""
+        self.outbounds = outbounds
+
     def begin(self, head: Head) -> Head:
-        """The client's head for the node's. Errors of the node come here too, with their status."""
+        """The client's head for the node's. Errors of the node come here too, with their status. The head of the first
+        outbound's answer counts."""
         return self.reply
 
     @abstractmethod
@@ -160,8 +209,8 @@ class Codec(ABC):
         """The client's bytes for the node's next bytes, cut anywhere. May raise UpstreamFailed."""
 
     def finish(self) -> bytes:
-        """The last bytes: the node's body has ended cleanly. Raises UpstreamFailed when it lacks its end; while
-        `streams` is False any ApiError may be raised."""
+        """The last bytes of the answer to one outbound: the node's body has ended cleanly. Raises UpstreamFailed when it
+        lacks its end; while `streams` is False any ApiError may be raised."""
         return b""
 
     def fail(self, error: ApiError) -> bytes:
@@ -180,6 +229,15 @@ class Route:
     open: Callable[[Inbound], Codec]
     """Once per exchange; raises BadRequest."""
     body: Body = Body.JSON
+    endpoint: str = ""
+    """The name of its switch in `gateways.<family>.endpoints`, where several routes may share one; empty: `use`."""
+    wants: Callable[[Inbound], Sequence[str]] | None = None
+    """The ids of the caller's documents that `open` needs; asked before it. Raises BadRequest."""
+
+    @property
+    def switch(self) -> str:
+        """The name of its switch."""
+        return self.endpoint or self.use.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +254,22 @@ class Gateway(ABC):
     api: ClassVar[int] = API
     paths: ClassVar[tuple[str, ...]]
     """The mounts, the canonical one first, such as ("/ollama/api", "/api")."""
+    required_header: ClassVar[str] = ""
+    """A header without which a request is not for this gateway although its path is: then it is for whoever has a
+    mount above, such as `/v1` for `/v1/models`. Empty: every request is."""
     roles: ClassVar[tuple[str, ...]] = ()
     """The seeded roles that receive the permission of the family."""
     Options: ClassVar[type] = NoOptions
     """A dataclass or pydantic model; the settings below `gateways.<name>` are validated against it."""
 
     def __init__(self, options: Any = None) -> None:
+        """Called at start, and again when the options of the family have changed: exchanges under way keep the gateway
+        that they began with. Raises ConfigError for options that cannot work together."""
         self.options = options if options is not None else self.Options()
 
     @abstractmethod
     def routes(self) -> Sequence[Route]:
-        """The endpoints. Called once at start."""
+        """The endpoints. Called once for each gateway that is made; their methods and paths never change."""
 
     @abstractmethod
     def render_error(self, error: ApiError) -> Reply:

@@ -134,14 +134,28 @@ def _tokens(count: Any) -> int | None:
 
 
 class CountedCodec(Codec):
-    """A codec with one outbound, whose tokens the node counts at the end; cut before that, they are estimated."""
+    """A codec whose tokens the node counts at the end of each answer; cut before that, they are estimated.
 
-    def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
+    Outbounds with the very same prompt (`messages` or `prompt`, one object) pay for it once.
+    """
+
+    def __init__(self, inbound: Inbound, *outbounds: Outbound) -> None:
         super().__init__()
-        self.outbounds = (outbound,)
-        self._outbound = outbound
+        self.outbounds = outbounds
         self._models = inbound.models
+        self._number = 0
         self._generating = False
+        self._before: Usage | None = None
+
+    @property
+    def number(self) -> int:
+        """Which of the outbounds the node is answering, from 0."""
+        return self._number
+
+    @property
+    def outbound(self) -> Outbound:
+        """The one that the node is answering."""
+        return self.outbounds[self._number]
 
     @property
     def usage(self) -> Usage:
@@ -149,40 +163,69 @@ class CountedCodec(Codec):
         usage = self._usage
         if self._generating and not usage.final:
             if usage.prompt_tokens is None:
-                usage.prompt_tokens = prompt_estimate(self._outbound.body or {})
+                usage.prompt_tokens = 0 if self._asked_before() else prompt_estimate(self.outbound.body or {})
             usage.output_tokens = self.output_estimate()
+            if self._before is not None:
+                return _sum(self._before, usage)
         return usage
 
     def output_estimate(self) -> int | None:
-        """Tokens of the answer so far; None: nothing to go by."""
+        """Tokens of the answer under way so far; None: nothing to go by."""
         return None
 
-    def start(self, *, generating: bool) -> None:
-        """A node has begun to answer; `generating`: it spends tokens on it. Forgets an earlier node's answer."""
-        self._usage, self._generating = Usage(), generating
-        self.context_full = None
+    def start(self, *, generating: bool, number: int = 0) -> None:
+        """A node has begun to answer the outbound of that number; `generating`: it spends tokens on it. Forgets an
+        earlier node's answer to the same."""
+        self._before = self._usage if number > self._number else self._before if number else None
+        self._usage, self._generating, self._number = Usage(), generating, number
+        if not number:
+            self.context = self.context_full = None
 
     def count(self, prompt: Any, output: Any) -> None:
         """Take the node's counts; whatever is no count is unknown (Ollama leaves a 0 out)."""
-        self._usage.prompt_tokens = _tokens(prompt)
-        self._usage.output_tokens = _tokens(output)
-        self._usage.final = True
-        self.context_full = self._is_full()
+        counted = Usage(prompt_tokens=_tokens(prompt), output_tokens=_tokens(output), final=True)
+        self.context = self._context()
+        full = self._is_full(counted, self.context)
+        self.context_full = full if self.context_full is None else self.context_full or full
+        if self._before is not None:
+            if self._asked_before():
+                counted.prompt_tokens = 0
+            counted = _sum(self._before, counted)
+        self._usage = counted
 
-    def _is_full(self) -> bool | None:
-        prompt, output = self._usage.prompt_tokens, self._usage.output_tokens
-        context = self._context()
+    @staticmethod
+    def _is_full(usage: Usage, context: int | None) -> bool | None:
+        prompt, output = usage.prompt_tokens, usage.output_tokens
         if context is None or prompt is None or output is None:
             return None
         # a single text that is too long is cut in its middle to this length
         return prompt + output >= context or prompt == context // 2 + 3
 
     def _context(self) -> int | None:
-        options = (self._outbound.body or {}).get("options")
+        outbound = self.outbound
+        options = (outbound.body or {}).get("options")
         asked: Any = options.get("num_ctx") if isinstance(options, dict) else None
         if type(asked) in (int, float) and asked >= 1:
             return -(-int(asked) // 256) * 256  # llama-server rounds a slot up
-        return self._models.context(self._outbound.model) if self._outbound.model else None
+        return self._models.context(outbound.model) if outbound.model else None
+
+    def _asked_before(self) -> bool:
+        if not self._number:
+            return False
+        last, this = self.outbounds[self._number - 1].body or {}, self.outbound.body or {}
+        return all(last.get(key) is this.get(key) for key in ("messages", "prompt"))
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        prompt_tokens=_added(one.prompt_tokens, other.prompt_tokens),
+        output_tokens=_added(one.output_tokens, other.output_tokens),
+        final=one.final and other.final,
+    )
+
+
+def _added(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
 
 
 class NdjsonCodec(CountedCodec):
@@ -194,7 +237,8 @@ class NdjsonCodec(CountedCodec):
         def line(self, message: dict[str, Any]) -> bytes:
             return json_line({"text": message["response"], "done": message["done"]})
 
-    A route opens it with `Generate(inbound, outbound, streams=True)`. With `streams=False` the relay holds what `line`
+    A route opens it with `Generate(inbound, outbound, streams=True)`; several outbounds are answered one after another,
+    `number` says which one the lines belong to. With `streams=False` the relay holds what `line`
     returns, so it collects and returns b"" until the message that `is_last`. An error of the node becomes an ApiError
     in its words, whenever it comes; so does an answer without its end. A dialect whose streams tell errors in another
     form than a line `{"error": "..."}` overrides `fail`.
@@ -202,16 +246,16 @@ class NdjsonCodec(CountedCodec):
 
     max_line: ClassVar[int] = MAX_LINE
 
-    def __init__(self, inbound: Inbound, outbound: Outbound, *, streams: bool = False) -> None:
-        super().__init__(inbound, outbound)
-        self._wanted = streams
+    def __init__(self, inbound: Inbound, *outbounds: Outbound, streams: bool = False) -> None:
+        super().__init__(inbound, *outbounds)
+        self.streams = self._wanted = streams
         self._status = 200
         self._restart()
 
     def _restart(self) -> None:
         self._open = OpenLine(self.max_line)
         self._lines = self._text_bytes = 0
-        self._ended = False
+        self._ended = self._finished = False
         self._error: ApiError | None = None
 
     @abstractmethod
@@ -224,10 +268,11 @@ class NdjsonCodec(CountedCodec):
 
     def begin(self, head: Head) -> Head:
         """The client's head is `reply`. An error status is not a stream: its text is collected for `finish`."""
+        number = self._number + 1 if self._finished else self._number
         self._restart()
         self._status = head.status
         self.streams = self._wanted and head.status < 400
-        self.start(generating=head.status < 400 and self._outbound.model is not None)
+        self.start(generating=head.status < 400 and self.outbounds[number].model is not None, number=number)
         return self.reply
 
     def feed(self, chunk: bytes) -> bytes:
@@ -247,11 +292,17 @@ class NdjsonCodec(CountedCodec):
             raise self._error
         if not self._ended:
             raise UpstreamFailed("the node ended its answer before it was complete")
+        self._finished = True
         return last
 
     def fail(self, error: ApiError) -> bytes:
         """A line `{"error": "..."}`; nothing when the answer was complete already."""
-        return b"" if self._ended or not self.streams else json_line({"error": str(error)})
+        return b"" if self.complete or not self._wanted else json_line({"error": str(error)})
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answers to all outbounds are whole."""
+        return self._ended and self._number == len(self.outbounds) - 1
 
     def output_estimate(self) -> int | None:
         """The larger of one token a line and four bytes a token."""

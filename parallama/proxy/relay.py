@@ -19,7 +19,7 @@ from aiohttp import web
 from parallama.config import Settings
 from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
 from parallama.exchange import Caller, Exchange, Outcome
-from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
+from parallama.gateway.api import Body, Codec, Document, Gateway, Head, Inbound, Outbound, ReplyFacts, Route, Use
 from parallama.metrics import Metrics
 from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
@@ -39,6 +39,7 @@ _LONGEST_NAME = 256
 _PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
 
 _NO_QUERY: Mapping[str, str] = MappingProxyType({})
+_NO_DOCUMENTS: Mapping[str, Document] = MappingProxyType({})
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
 
@@ -80,7 +81,10 @@ class Relay:
         return answer.response
 
     def _inbound(self, request: web.Request, mount: str, raw: bytes) -> Inbound:
+        exchange = request[EXCHANGE]
         return Inbound(
+            id=exchange.id.hex,
+            at=(exchange.id.int >> 80) // 1000,
             method=request.method,
             mount=mount,
             path=request.path.removeprefix(mount),
@@ -89,6 +93,7 @@ class Relay:
             headers=request.headers,
             raw=raw,
             models=self._pool.catalog,
+            documents=_NO_DOCUMENTS,
         )
 
     async def _judge(self, exchange: Exchange, codec: Codec) -> None:
@@ -123,9 +128,11 @@ class Relay:
         if codec.outbounds:
             async with self._pool.lease() as lease:
                 exchange.node, exchange.model = lease.node.name, exchange.model_asked
+                last = b""
                 for outbound in codec.outbounds:
+                    await answer.write(last)
                     head = await self._ask(request, gateway, codec, answer, lease, outbound, stream)
-                last = codec.finish()
+                    last = codec.finish()
         else:
             answer.begin(head, self._extra(request, gateway, head), streams=False)
             last = codec.finish()

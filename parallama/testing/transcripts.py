@@ -67,9 +67,12 @@ def _last_message(body: bytes) -> dict[str, Any]:
 
 
 class KnownModels:
-    """`Inbound.models` of a pool that has these models, each loaded with its `num_ctx`."""
+    """`Inbound.models` of a pool that has these models, each loaded with its `num_ctx`; text is four bytes a token."""
 
-    def __init__(self, models: Iterable[Model | str] = DEFAULT_MODELS) -> None:
+    def __init__(
+        self, models: Iterable[Model | str] = DEFAULT_MODELS, aliases: Mapping[str, str] | None = None
+    ) -> None:
+        self._aliases = dict(aliases or {})
         found = [Model(name=model) if isinstance(model, str) else model for model in models]
         self._models = {full_name(model.name).lower(): model for model in found}
 
@@ -84,7 +87,14 @@ class KnownModels:
         model = self._find(name)
         return model.num_ctx if model else None
 
+    def aliases(self) -> Mapping[str, str]:
+        return self._aliases
+
+    def tokens(self, name: str, text_bytes: int) -> int:
+        return max(1, text_bytes // 4)
+
     def _find(self, name: str) -> Model | None:
+        name = self._aliases.get(name.removesuffix(":latest"), name)
         return self._models.get(full_name(name).lower())
 
 
@@ -98,12 +108,17 @@ def inbound(
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     models: Iterable[Model | str] = DEFAULT_MODELS,
+    aliases: Mapping[str, str] | None = None,
+    default_model: str | None = None,
 ) -> Inbound:
-    """A request as a route's `open` gets it.
+    """A request as a route's `open` gets it; always the same id and time.
 
-    `body`: bytes as they are, None for none, anything else as JSON. `models`: as for `fake_ollama`.
+    `body`: bytes as they are, None for none, anything else as JSON. `models`: as for `fake_ollama`. `aliases`: further
+    names of some of them.
     """
     return Inbound(
+        id="0190a5d6c3f07abc8def0123456789ab",
+        at=1_720_000_000,
         method=method,
         mount=mount,
         path=path,
@@ -111,7 +126,8 @@ def inbound(
         query=query or {},
         headers=CIMultiDict(headers or {}),
         raw=body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode(),
-        models=KnownModels(models),
+        models=KnownModels(models, aliases),
+        default_model=default_model,
     )
 
 
