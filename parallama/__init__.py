@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         NotAllowedMethod,
         NotAuthenticated,
         NotFound,
+        Stopped,
         TimedOut,
         Unavailable,
         UpstreamFailed,
@@ -30,17 +31,22 @@ if TYPE_CHECKING:
     from parallama.gateway.api import (
         Body,
         Codec,
+        Document,
         Gateway,
         Head,
         Inbound,
+        Models,
+        NoOptions,
         Outbound,
         Reply,
         ReplyFacts,
         Route,
         Use,
     )
+    from parallama.gateway.fields import Fields, read_body
+    from parallama.gateway.generation import Generation, Said, ToolCall
     from parallama.gateway.hookspecs import hookimpl
-    from parallama.gateway.ndjson import NdjsonCodec
+    from parallama.gateway.ndjson import CountedCodec, NdjsonCodec, json_line
 
 __all__ = [
     "ApiError",
@@ -49,12 +55,18 @@ __all__ = [
     "BodyTooLarge",
     "Codec",
     "ConfigError",
+    "CountedCodec",
+    "Document",
+    "Fields",
     "Gateway",
+    "Generation",
     "Head",
     "Inbound",
     "ModelUnknown",
+    "Models",
     "NdjsonCodec",
     "NoNode",
+    "NoOptions",
     "NotAllowed",
     "NotAllowedMethod",
     "NotAuthenticated",
@@ -63,17 +75,24 @@ __all__ = [
     "Reply",
     "ReplyFacts",
     "Route",
+    "Said",
+    "Stopped",
     "TimedOut",
+    "ToolCall",
     "Unavailable",
     "UpstreamFailed",
     "Usage",
     "Use",
     "__version__",
     "hookimpl",
+    "json_line",
+    "read_body",
 ]
 
 _HOMES = (
     "parallama.gateway.api",
+    "parallama.gateway.fields",
+    "parallama.gateway.generation",
     "parallama.gateway.hookspecs",
     "parallama.gateway.ndjson",
     "parallama.errors",

@@ -13,16 +13,19 @@ from contextlib import AbstractAsyncContextManager
 from aiohttp import web
 
 from parallama.admin import state
+from parallama.admin.gateways import Following, GatewayRecords
 from parallama.config import Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.exchange import IdGenerator
-from parallama.gateway.plugins import Plugins, make_gateways
+from parallama.gateway.families import Families
+from parallama.gateway.plugins import Plugins
 from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.proxy.books import Books
+from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.middlewares import (
     account,
     answer_edges,
@@ -48,47 +51,54 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     metrics = Metrics()
     traffic = Traffic()
     database = Database(database_url, settings.database)
-    listener = Listener(
-        database_url,
-        on_change=lambda kind, changed: callers.on_change(kind, changed),
-        on_reset=lambda: callers.on_reset(),
-    )
+    plugins = Plugins.load()
+    families = Families(plugins.classes(), settings.gateways)
+    for problem in plugins.problems:
+        _log.error("plugin not used", extra={"fields": {"problem": problem}})
+    following = Following(GatewayRecords(database), families)
+
+    def on_change(kind: str, changed: str) -> None:
+        callers.on_change(kind, changed)
+        following.on_change(kind)
+
+    def on_reset() -> None:
+        callers.on_reset()
+        following.on_reset()
+
+    listener = Listener(database_url, on_change, on_reset)
     callers = Callers(database, settings.auth, listener)
     recorder = Recorder(database, settings.usage)
     pool = Pool(settings.nodes, metrics)
     books = Books(recorder, metrics, traffic, pool.catalog.name_of)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
-    relay = Relay(pool, stalls, settings, metrics)
-    plugins = Plugins.load()
-    gateways = make_gateways(plugins.classes(), settings.gateways)
-    for problem in plugins.problems:
-        _log.error("plugin not used", extra={"fields": {"problem": problem}})
+    heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
+    relay = Relay(pool, stalls, heartbeats, settings, metrics)
 
     app = web.Application(middlewares=[answer_edges(IdGenerator())])
     app[READINESS] = readiness = state.Readiness(listener)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
-    for part in (database, listener, callers, recorder, books, pool, stalls):
+    for part in (database, listener, following, callers, recorder, books, pool, stalls, heartbeats):
         app.cleanup_ctx.append(_entered(part.running))
 
-    for gateway in gateways:
-        around = [
-            account(gateway, books, lambda: readiness.over),
-            answer_errors(gateway),
-            authenticate(callers, books),
-        ]
-        for path, below in mount(gateway, relay, around):
-            app.add_subapp(path, below)
+    for family in families:
+        for mounted in family.mounted:
+            around = [
+                account(family.name, books, lambda: readiness.over),
+                answer_errors(mounted),
+                authenticate(mounted, callers, books),
+            ]
+            mount(app, mounted, relay, around)
 
     asks = state.guarded
     app.add_routes(
         [
-            web.get("/", state.discovery(gateways)),
+            web.get("/", state.root(families)),
             web.get("/ollama", state.liveness),
             web.get("/ollama/", state.liveness),
             web.get("/healthz", state.healthz),
             web.get("/readyz", state.readyz(readiness)),
-            web.get("/status", asks(state.status(gateways, pool, traffic, books.settle), "view_metrics", callers)),
+            web.get("/status", asks(state.status(families, pool, traffic, books.settle), "view_metrics", callers)),
             web.get(
                 "/metrics",
                 asks(state.metrics(metrics, recorder, database, listener, books.settle), "view_metrics", callers),

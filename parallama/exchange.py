@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -129,6 +130,8 @@ class Exchange:
     request_bytes: int = 0
     response_bytes: int = 0
     context_full: bool | None = None
+    ignored: Sequence[str] = ()
+    """Parameters of the request that changed nothing."""
 
     @property
     def first_byte_s(self) -> float | None:

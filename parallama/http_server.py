@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import HttpVersion11, StreamReader, hdrs, web
@@ -20,11 +19,12 @@ from multidict import CIMultiDictProxy
 
 from parallama.errors import ApiError, BadRequest
 from parallama.exchange import IdGenerator
-from parallama.gateway.api import Gateway, Reply
+from parallama.gateway.api import Reply
+from parallama.gateway.families import Mounted
 from parallama.http_parser import Malformed, StrictParser
 from parallama.proxy.body import AWAITS_CONTINUE
 from parallama.proxy.middlewares import edge_reply
-from parallama.proxy.mounts import GATEWAY, METRICS
+from parallama.proxy.mounts import METRICS, MOUNTED
 
 _log = logging.getLogger("parallama.error")
 
@@ -58,7 +58,7 @@ class Faults:
 
     def __init__(self, app: web.Application) -> None:
         self._counter = app[METRICS].malformed
-        self._gateways = tuple(_mounted(app))
+        self._mounted = _mounted(app)
         self._ids = IdGenerator()
         self._unsaid: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,17 +96,20 @@ class Faults:
         return answer
 
     def _render(self, error: ApiError, path: str) -> Reply:
-        for mount, gateway in self._gateways:
-            if path.startswith(mount):
-                return gateway.render_error(error)
+        for mount, mounted in self._mounted:
+            if path == mount or path.startswith(f"{mount}/"):
+                return mounted.serving.gateway.render_error(error)
         return edge_reply(error)
 
 
-def _mounted(app: web.Application) -> Iterator[tuple[str, Gateway]]:
+def _mounted(app: web.Application) -> list[tuple[str, Mounted]]:
+    """Every mount, the longest first; those that need a header are left out, since a malformed head has none."""
+    found = []
     for resource in app.router.resources():
         info = resource.get_info()
-        if "app" in info and (gateway := info["app"].get(GATEWAY)):
-            yield info["prefix"] + "/", gateway
+        if "app" in info and (mounted := info["app"].get(MOUNTED)) and not mounted.serving.gateway.required_header:
+            found.append((info["prefix"], mounted))
+    return sorted(found, key=lambda one: len(one[0]), reverse=True)
 
 
 class Connection(web.RequestHandler):

@@ -58,6 +58,11 @@ class Metrics:
         self.tokens = counter(
             "parallama_tokens_total", "Tokens, by kind: prompt or output.", ("gateway", "model", "kind")
         )
+        self.context_full = counter(
+            "parallama_context_full_total",
+            "Answers at whose end the model's context was full: the node cut the prompt or the answer.",
+            ("gateway", "model"),
+        )
         self.in_flight = gauge("parallama_requests_in_flight", "Gateway requests under way.", ("gateway",))
         self.node_up = gauge("parallama_node_up", "1: the node answered its last probe.", ("node",))
         self.node_latency = gauge("parallama_node_latency_seconds", "Of the node's last probe.", ("node",))
@@ -97,6 +102,8 @@ class Metrics:
             model = (exchange.model and named(exchange.model)) or "other"
             tokens[gateway, model, "prompt"] += usage.prompt_tokens or 0
             tokens[gateway, model, "output"] += usage.output_tokens or 0
+            if exchange.context_full:
+                self.context_full.labels(gateway, model).inc()
         for (gateway, operation, status, outcome), count in requests.items():
             self._requests(gateway, operation, str(status), outcome).inc(count)
         for labels, count in tokens.items():

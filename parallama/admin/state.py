@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import NotAllowed
-from parallama.gateway.api import Gateway
+from parallama.gateway.families import Families, Family
 from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
@@ -43,25 +43,16 @@ class Readiness:
         return reasons if self._listener.lost_since is None else [*reasons, "database"]
 
 
-def families(gateways: Iterable[Gateway]) -> dict[str, list[Gateway]]:
-    """The gateways by family name, in order."""
-    found: dict[str, list[Gateway]] = {}
-    for gateway in gateways:
-        found.setdefault(gateway.name, []).append(gateway)
-    return found
+def root(families: Families) -> Handler:
+    """`GET /`: the gateways that are on; Ollama's liveness text for `HEAD` and for those who ask for plain text."""
 
-
-def discovery(gateways: Sequence[Gateway]) -> Handler:
-    """`GET /`: what there is; Ollama's liveness text for `HEAD` and for those who ask for plain text."""
-    described = {name: _describe(members) for name, members in families(gateways).items()}
-    document = {"name": "parallama", "version": __version__, "gateways": described}
-
-    async def discovery(request: web.Request) -> web.Response:
+    async def root(request: web.Request) -> web.Response:
         if request.method == "HEAD" or request.headers.get("Accept", "").startswith("text/plain"):
             return await liveness(request)
-        return web.json_response(document)
+        described = {family.name: _describe(family) for family in families if family.settings.enabled}
+        return web.json_response({"name": "parallama", "version": __version__, "gateways": described})
 
-    return discovery
+    return root
 
 
 async def liveness(_request: web.Request) -> web.Response:
@@ -69,39 +60,40 @@ async def liveness(_request: web.Request) -> web.Response:
     return web.Response(text=LIVENESS)
 
 
-def _describe(members: Sequence[Gateway]) -> dict[str, Any]:
-    routes = [(gateway.paths[0], route) for gateway in members for route in gateway.routes()]
+def _describe(family: Family) -> dict[str, Any]:
+    served = [one.serving for one in family.mounted]
+    routes = [(one.gateway.paths[0], route) for one in served for route in one.routes.values() if one.open(route)]
+    shared = os.path.commonpath([one.gateway.paths[0] for one in served])
     uses = dict.fromkeys(route.use.value for _, route in routes)
     endpoints = dict.fromkeys(
         f"{route.method} {mount}{route.path}" for mount, route in routes if not route.path.endswith("/")
     )
     return {
-        "base_path": os.path.commonpath([gateway.paths[0] for gateway in members]),
+        "base_path": shared if shared != "/" else served[0].gateway.paths[0],
         "status": "active",
         "features": list(uses),
         "endpoints": list(endpoints),
-        "model_mappings": {},
+        "model_mappings": dict(served[0].aliases.names),
     }
 
 
-def status(gateways: Sequence[Gateway], pool: Pool, traffic: Traffic, settle: Callable[[], None]) -> Handler:
+def status(families: Families, pool: Pool, traffic: Traffic, settle: Callable[[], None]) -> Handler:
     """`GET /status`: each gateway's state, latency and request rate over the last minute.
 
     `settle` counts what has ended and is not counted yet.
     """
-    names = list(families(gateways))
 
     async def status(_request: web.Request) -> web.Response:
         settle()
         now = time.monotonic()
         state, probe_s = _node_state(pool)
         report = {
-            name: {
-                "status": state,
-                "latency_ms": _ms(_or(traffic.latency_s(name, now), probe_s)),
-                "requests_per_second": round(traffic.requests_per_second(name, now), 3),
+            family.name: {
+                "status": state if family.settings.enabled else "disabled",
+                "latency_ms": _ms(_or(traffic.latency_s(family.name, now), probe_s)),
+                "requests_per_second": round(traffic.requests_per_second(family.name, now), 3),
             }
-            for name in names
+            for family in families
         }
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return web.json_response({"timestamp": stamp, "window_s": WINDOW_S, "gateways": report})

@@ -16,6 +16,7 @@ _COMMANDS = {
     "db": "The schema of the database.",
     "doctor": "Check the database, Redis and the nodes, and send a hello request.",
     "key": "API keys.",
+    "plugin": "Gateways: what is installed, and a new one.",
     "quickstart": "Everything on this machine, at once: database, first key, gateway.",
     "serve": "Run the gateway.",
     "simulate": "Run a fake Ollama.",

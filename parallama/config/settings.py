@@ -135,6 +135,11 @@ class RelaySettings(Section):
     """Longest time in seconds that an answer waits for a client that takes none of it; then the client is cut off."""
     backlog_mb: Count = 96
     """Most MiB of streams that may wait for their clients, all together; then whoever lags most is cut off."""
+    heartbeat_after_s: SecondsOrNone = 15.0
+    """Seconds that a stream of events waits for its node before a first heartbeat, which makes it a 200 whatever
+    happens then; 0: there are none."""
+    heartbeat_s: Seconds = 15.0
+    """Seconds between two heartbeats."""
     body_s: Seconds = 60.0
     """Longest silence in seconds while a request body is read."""
     body_min_kb_s: CountOrNone = 1

@@ -209,8 +209,8 @@ class Codec(ABC):
         """The client's bytes for the node's next bytes, cut anywhere. May raise UpstreamFailed."""
 
     def finish(self) -> bytes:
-        """The last bytes of the answer to one outbound: the node's body has ended cleanly. Raises UpstreamFailed when it
-        lacks its end; while `streams` is False any ApiError may be raised."""
+        """The last bytes of the answer to one outbound, whose body the node has ended cleanly. Raises UpstreamFailed
+        when it lacks its end; while `streams` is False any ApiError may be raised."""
         return b""
 
     def fail(self, error: ApiError) -> bytes:

@@ -31,7 +31,7 @@ def read_body(raw: bytes) -> Fields:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         try:
-            body = orjson.loads(_ESCAPE.sub(_whole_characters, raw))
+            body = orjson.loads(whole_characters(raw))
         except orjson.JSONDecodeError:
             place = f"line {error.lineno}, column {error.colno}"
             raise BadRequest(f"the body is not valid JSON: {place}", code="invalid_json") from None
@@ -42,6 +42,13 @@ def read_body(raw: bytes) -> Fields:
     return Fields(body)
 
 
+def whole_characters(raw: bytes) -> bytes:
+    """JSON with U+FFFD in place of each lone half of a surrogate pair, as Go and browsers read it."""
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return raw
+    return _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], raw)
+
+
 def writable(value: Any) -> bool:
     """Whether `value` can be written as JSON again, also a few levels deeper inside a request to a node."""
     try:
@@ -49,10 +56,6 @@ def writable(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _whole_characters(match: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if match[1] else match[0]
 
 
 def kind(value: Any) -> str:

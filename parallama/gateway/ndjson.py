@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
@@ -112,9 +113,14 @@ def text_bytes(values: Iterable[Any]) -> int:
 _PROMPT = ("prompt", "suffix", "system", "messages", "tools", "input")
 
 
+def prompt_bytes(body: Mapping[str, Any]) -> int:
+    """UTF-8 bytes of the prompt in a native body."""
+    return text_bytes(body[key] for key in _PROMPT if key in body)
+
+
 def prompt_estimate(body: Mapping[str, Any]) -> int:
     """Tokens of the prompt in a native body, for an answer that was cut before the node counted: bytes / 4."""
-    return max(1, text_bytes(body[key] for key in _PROMPT if key in body) // 4)
+    return max(1, prompt_bytes(body) // 4)
 
 
 def message_text(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -176,7 +182,10 @@ class CountedCodec(Codec):
     def start(self, *, generating: bool, number: int = 0) -> None:
         """A node has begun to answer the outbound of that number; `generating`: it spends tokens on it. Forgets an
         earlier node's answer to the same."""
-        self._before = self._usage if number > self._number else self._before if number else None
+        if number > self._number:
+            self._before = replace(self._usage, final=True)
+        elif not number:
+            self._before = None
         self._usage, self._generating, self._number = Usage(), generating, number
         if not number:
             self.context = self.context_full = None
@@ -191,6 +200,8 @@ class CountedCodec(Codec):
             if self._asked_before():
                 counted.prompt_tokens = 0
             counted = _sum(self._before, counted)
+        if self._number < len(self.outbounds) - 1:  # counted so far, and more is to come
+            counted.final = self._generating = False
         self._usage = counted
 
     @staticmethod

@@ -1,107 +1,180 @@
-"""Finds the plugins through their entry points and makes their gateways.
+"""Finds the plugins through their entry points and judges what they offer.
 
-Entry points are loaded one by one, so that a broken plugin is named and the others work.
+Entry points are loaded one by one, so that a broken plugin is named and the others work. It is fatal only where the
+settings ask for it (`Plugins.require`).
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import Any
 
 import click
 import pluggy
-from pydantic import TypeAdapter, ValidationError
 
 from parallama.errors import ConfigError
 from parallama.gateway import hookspecs
-from parallama.gateway.api import API, Gateway
+from parallama.gateway.api import Gateway
+from parallama.gateway.fitness import Fit, Unfit, judged
+from parallama.gateway.options import make_gateway, option_names, rather
 
 GROUP = "parallama"
-"""The entry point group; also the name of the pluggy project."""
+"""The entry point group; also the name of the pluggy project, and of the distribution whose plugins come first."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_MOUNT = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_HOOKS = ("register_gateways", "register_commands")
+_LONGEST = 500
+"""Characters of what a stranger's exception says."""
+
+
+@dataclass(slots=True)
+class Plugin:
+    """One entry point, and what came of it."""
+
+    name: str
+    """Of the entry point."""
+    distribution: str | None = None
+    """The package that was installed; None: unknown."""
+    version: str | None = None
+    """Of the package."""
+    api: int | None = None
+    """The generation of the gateway API that it was written for; None: it has told of no gateway."""
+    families: list[str] = field(default_factory=list)
+    """The names of the gateways that it offers, also of those that cannot be used."""
+    gateways: list[type[Gateway]] = field(default_factory=list)
+    """Those that can be used."""
+    problems: list[str] = field(default_factory=list)
+    """Why something of it cannot be used; each says what would be right. Empty: all is well."""
+    hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """Its functions, by the names of the hooks."""
+
+    @property
+    def mounts(self) -> list[str]:
+        """The paths of the gateways that can be used."""
+        return [path for gateway in self.gateways for path in gateway.paths]
+
+    def __str__(self) -> str:
+        release = " ".join(filter(None, (self.distribution, self.version)))
+        return f"plugin {self.name!r} ({release})" if release else f"plugin {self.name!r}"
+
+    @contextmanager
+    def blamed(self, what: str) -> Iterator[None]:
+        """Whatever is raised in the block becomes a problem; only Ctrl-C passes. `what` says what failed."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except Unfit as error:
+            self.problems.append(str(error))
+        except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything, SystemExit too
+            self.problems.append(f"{what}: {_words(error)}")
+
+
+def _words(error: BaseException) -> str:
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - nor need it be able to say what it is
+        said = ""
+    return f"{type(error).__name__}: {said[:_LONGEST]}" if said else type(error).__name__
 
 
 @dataclass(slots=True)
 class Plugins:
-    """The plugins of this installation."""
+    """The plugins of this installation: those that come with it first, then by name."""
 
-    manager: pluggy.PluginManager
-    problems: list[str] = field(default_factory=list)
-    """What could not be used, each naming its plugin and what is wrong."""
+    found: list[Plugin] = field(default_factory=list)
 
     @classmethod
     def load(cls, found: Iterable[EntryPoint] | None = None) -> Plugins:
-        """Import and register every plugin (default: those installed). Never raises for a plugin's fault."""
-        manager = pluggy.PluginManager(GROUP)
-        manager.add_hookspecs(hookspecs)
-        plugins = cls(manager)
-        for entry in sorted(entry_points(group=GROUP) if found is None else found, key=lambda e: e.name):
-            plugins._register(entry)
+        """Import and judge every plugin (default: those installed). Never raises for a plugin's fault."""
+        plugins, fits = cls(), list[Fit]()
+        for entry in sorted(entry_points(group=GROUP) if found is None else found, key=_order):
+            plugin = Plugin(entry.name)
+            plugins.found.append(plugin)
+            _import(plugin, entry)
+            _judge(plugin, fits)
         return plugins
 
-    def _register(self, entry: EntryPoint) -> None:
-        try:
-            module = entry.load()
-            self.manager.register(module, name=entry.name)
-        except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
-            self._problem(entry.name, f"cannot be loaded: {type(error).__name__}: {error}")
-            return
-        try:
-            self.manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self.manager.unregister(module)
-            self._problem(entry.name, f"{error}; the hooks are register_gateways and register_commands")
+    @property
+    def problems(self) -> list[str]:
+        """What cannot be used, each naming its plugin."""
+        return [f"{plugin}: {problem}" for plugin in self.found for problem in plugin.problems]
 
-    def _problem(self, plugin: str, what: str) -> None:
-        self.problems.append(f"plugin {plugin!r}: {what}")
+    def classes(self) -> list[type[Gateway]]:
+        """The gateway classes that can be used."""
+        return [gateway for plugin in self.found for gateway in plugin.gateways]
+
+    def require(self, families: Iterable[str]) -> None:
+        """Insist on the plugins that the settings mount: `families` are the names of the sections below `gateways`, of
+        families or of entry points. Raises ConfigError, which names the plugin and its problems."""
+        wanted = dict.fromkeys(families)
+        faults = [
+            f"gateways.{name}: {plugin} cannot be used: {'; '.join(plugin.problems)}"
+            for name in wanted
+            for plugin in self.found
+            if plugin.problems and name in (plugin.name, *plugin.families)
+        ]
+        if faults:
+            raise ConfigError("\n".join(faults))
 
     def add_commands(self, cli: click.Group) -> None:
         """Let every plugin add its commands."""
-        for hook in self.manager.hook.register_commands.get_hookimpls():
-            try:
-                hook.function(cli)
-            except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
-                self._problem(hook.plugin_name, f"register_commands failed: {type(error).__name__}: {error}")
-
-    def classes(self) -> list[type[Gateway]]:
-        """The usable gateway classes, in the order of their plugins' names."""
-        found: list[type[Gateway]] = []
-        mounts: dict[str, str] = {}
-        for hook in self.manager.hook.register_gateways.get_hookimpls():
-            try:
-                offered = list(cast("Iterable[Any]", hook.function()))
-            except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
-                self._problem(hook.plugin_name, f"register_gateways failed: {type(error).__name__}: {error}")
-                continue
-            for gateway in offered:
-                if fault := next(_faults(gateway, mounts), None):
-                    self._problem(hook.plugin_name, fault)
-                    continue
-                mounts.update(dict.fromkeys(gateway.paths, hook.plugin_name))
-                found.append(gateway)
-        return found
+        for plugin in self.found:
+            if register := plugin.hooks.get("register_commands"):
+                with plugin.blamed("register_commands failed"):
+                    register(cli)
 
 
-def _faults(gateway: Any, mounts: Mapping[str, str]) -> Iterator[str]:
-    if not (isinstance(gateway, type) and issubclass(gateway, Gateway)):
-        yield f"{gateway!r} is no subclass of parallama.Gateway"
-        return
-    called = gateway.__name__
-    if gateway.api != API:
-        yield f"{called} was written for generation {gateway.api} of the gateway API; this is generation {API}"
-    if not _NAME.fullmatch(gateway.name):
-        yield f"{called}.name {gateway.name!r} must be lower-case letters, digits and _"
-    for path in gateway.paths:
-        if not _MOUNT.fullmatch(path):
-            yield f"{called}.paths: {path!r} must begin with a slash and end without one"
-        if path in mounts:
-            yield f"{called} wants {path}, which plugin {mounts[path]!r} has already"
+def _order(entry: EntryPoint) -> tuple[bool, str]:
+    """What comes with Parallama is never pushed out by a stranger."""
+    return getattr(entry.dist, "name", None) != GROUP, entry.name
+
+
+def _import(plugin: Plugin, entry: EntryPoint) -> None:
+    with plugin.blamed("cannot be loaded"):
+        if entry.dist:
+            plugin.distribution, plugin.version = entry.dist.name, entry.dist.version
+        module = entry.load()
+        # a manager of its own, so that what is wrong with one plugin is never told of another
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(module)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise Unfit(f"{' '.join(str(error).split())}; the hooks are {' and '.join(_HOOKS)}") from None
+        plugin.hooks = {hook: one.function for hook in _HOOKS for one in getattr(manager.hook, hook).get_hookimpls()}
+        if not plugin.hooks:
+            raise Unfit(f"it registers nothing; mark its {' or '.join(_HOOKS)} with @parallama.hookimpl")
+
+
+def _judge(plugin: Plugin, fits: list[Fit]) -> None:
+    """Ask for its gateways; those that can be mounted beside `fits` join them."""
+    offered: list[Any] = []
+    if register := plugin.hooks.get("register_gateways"):
+        with plugin.blamed("register_gateways failed"):
+            offered = list(register())
+    for gateway in offered:
+        with plugin.blamed(f"{_called(gateway)} cannot be made"):
+            _introduce(plugin, gateway)
+            fit = judged(gateway, plugin.name, fits)
+            plugin.gateways.append(fit.gateway)
+            fits.append(fit)
+
+
+def _called(offered: Any) -> str:
+    return str(offered.__name__) if issubclass(type(offered), type) else "what it offers"
+
+
+def _introduce(plugin: Plugin, gateway: Any) -> None:
+    """Take down what it says of itself, also when it cannot be used."""
+    api, name = getattr(gateway, "api", None), getattr(gateway, "name", None)
+    if plugin.api is None and type(api) is int:
+        plugin.api = api
+    if isinstance(name, str) and name not in plugin.families:
+        plugin.families.append(name)
 
 
 def make_gateways(classes: Sequence[type[Gateway]], options: Mapping[str, Mapping[str, Any]]) -> list[Gateway]:
@@ -109,32 +182,11 @@ def make_gateways(classes: Sequence[type[Gateway]], options: Mapping[str, Mappin
 
     Raises ConfigError for a family that is not installed, an unknown option, or a wrong value.
     """
-    families = sorted({gateway.name for gateway in classes})
-    for family in options.keys() - set(families):
-        raise ConfigError(f"gateways.{family}: no such gateway{_rather(family, families)}")
+    families = {gateway.name for gateway in classes}
     for family, given in options.items():
-        known = sorted({name for gateway in classes if gateway.name == family for name in _fields(gateway.Options)})
-        for key in given.keys() - set(known):
-            raise ConfigError(f"gateways.{family}.{key}: no such option{_rather(key, known)}")
-    return [gateway(_options(gateway, options.get(gateway.name, {}))) for gateway in classes]
-
-
-def _rather(wrong: str, right: Sequence[str]) -> str:
-    if not right:
-        return "; there are none"
-    near = difflib.get_close_matches(wrong, right, 1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(right)}"
-
-
-def _fields(options: type) -> Iterable[str]:
-    return getattr(options, "__annotations__", {})
-
-
-def _options(gateway: type[Gateway], given: Mapping[str, Any]) -> Any:
-    known = set(_fields(gateway.Options))
-    try:
-        return TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"gateways.{gateway.name}.{where}: {first['msg']}") from None
+        if family not in families:
+            raise ConfigError(f"gateways.{family}: no such gateway{rather(family, families)}")
+        known = {name for gateway in classes if gateway.name == family for name in option_names(gateway)}
+        for key in given.keys() - known:
+            raise ConfigError(f"gateways.{family}.{key}: no such option{rather(key, known)}")
+    return [make_gateway(gateway, options.get(gateway.name, {})) for gateway in classes]

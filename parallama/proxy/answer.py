@@ -67,15 +67,41 @@ class Answer:
         """Whether the head has gone out."""
         return self._response is not None
 
+    @property
+    def streams(self) -> bool:
+        """Whether it is a stream."""
+        return self._streams
+
+    @property
+    def flowing(self) -> bool:
+        """Whether it is a stream of which more than heartbeats has gone out."""
+        return self._streams and self._response is not None and self._exchange.first_byte is not None
+
     def begin(self, head: Head, extra: Mapping[str, str], *, streams: bool) -> None:
         """Take the head; nothing is sent yet. `extra` are headers of ours beside it."""
         self._head, self._extra, self._streams = head, extra, streams
+
+    def put(self, extra: Mapping[str, str]) -> None:
+        """Further headers of ours, if the head has not gone out."""
+        if self._response is None:
+            self._extra = {**self._extra, **extra}
+
+    async def beat(self, data: bytes) -> None:
+        """Send `data` in a stream that waits for its node. Raises ClientLeft."""
+        if self._response is not None:
+            self.push(data)
+            return
+        self._held += data
+        self._watch()
+        await self._commit()
+        self._exchange.first_byte = None  # the node has said nothing yet
 
     async def write(self, data: bytes) -> None:
         """Send or hold the next bytes of the body; a document waits for its client here. Raises ClientLeft."""
         if not data:
             return
         if self._response is not None:
+            self._exchange.first_byte = self._exchange.first_byte or time.monotonic()
             self.push(data)
             if not self._streams and self._transport is not None:
                 self._weigh(self._transport)

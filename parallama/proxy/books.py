@@ -125,6 +125,8 @@ def _line(ended: _Ended) -> dict[str, object]:
         "streamed": exchange.streamed,
         "prompt_tokens": usage.prompt_tokens,
         "output_tokens": usage.output_tokens,
+        "context_full": exchange.context_full,
+        **({"ignored": list(exchange.ignored)} if exchange.ignored else {}),
         "ttft_ms": None if first_byte_s is None else round(first_byte_s * 1000, 3),
         "duration_ms": round((ended.at - exchange.started) * 1000, 3),
     }

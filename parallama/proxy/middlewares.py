@@ -17,7 +17,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
-from parallama.gateway.api import Gateway, Reply
+from parallama.gateway.api import Reply, ReplyFacts
+from parallama.gateway.families import Mounted
 from parallama.identity.callers import Callers
 from parallama.proxy.books import Books
 from parallama.proxy.headers import client_request_id
@@ -49,17 +50,17 @@ def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Re
     return put_headers
 
 
-def account(gateway: Gateway, books: Books, stopping: Callable[[], bool]) -> Middleware:
+def account(family: str, books: Books, stopping: Callable[[], bool]) -> Middleware:
     """Open the Exchange; whatever happens, it ends in the books.
 
     `stopping` tells whether it is this process that cuts exchanges off now.
     """
-    books.show_under_way(gateway.name)
+    books.show_under_way(family)
 
     @web.middleware
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
         ids = request[IDS]
-        request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=gateway.name)
+        request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=family)
         books.begin(exchange)
         try:
             return await handler(request)
@@ -87,7 +88,7 @@ def _cut(exchange: Exchange, *, stopping: bool) -> None:
         exchange.status, exchange.outcome, exchange.error = _CLIENT_LEFT, Outcome.CANCELLED, error
 
 
-def answer_errors(gateway: Gateway) -> Middleware:
+def answer_errors(mounted: Mounted) -> Middleware:
     """Turn an ApiError into the dialect's answer, and a bug into a 500 that names only the id."""
 
     @web.middleware
@@ -108,10 +109,13 @@ def answer_errors(gateway: Gateway) -> Middleware:
         exchange = request[EXCHANGE]
         exchange.status, exchange.error = error.status, error.code
         exchange.outcome = Outcome.REFUSED if error.status < 500 else Outcome.FAILED
+        gateway = mounted.serving.gateway
         reply = gateway.render_error(error)
+        facts = ReplyFacts(request_id=request[IDS].text, node=exchange.node, model=exchange.model)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
-        return web.Response(status=reply.status, headers={**reply.headers, **_headers(error)}, body=reply.body)
+        headers = {**reply.headers, **gateway.headers(facts), **_headers(error)}
+        return web.Response(status=reply.status, headers=headers, body=reply.body)
 
     return answer_errors
 
@@ -170,10 +174,11 @@ def _headers(error: ApiError) -> dict[str, str]:
     return headers
 
 
-def authenticate(callers: Callers, books: Books) -> Middleware:
-    """Find out who is asking, and screen: refuse before a body is read what could not be recorded.
+def authenticate(mounted: Mounted, callers: Callers, books: Books) -> Middleware:
+    """Find out who is asking, and screen: refuse before a body is read what is switched off or could not be recorded.
 
-    Raises NotAuthenticated, or Unavailable when the caller cannot be known or the usage cannot be recorded now.
+    Raises NotAuthenticated, NotFound for a gateway that is off, or Unavailable when the caller cannot be known or the
+    usage cannot be recorded now.
     """
 
     @web.middleware
@@ -181,6 +186,8 @@ def authenticate(callers: Callers, books: Books) -> Middleware:
         request[EXCHANGE].caller = await callers.identify(
             request.headers, lambda: {"request_id": request[IDS].text, "remote": request.remote}
         )
+        if not mounted.serving.settings.enabled:
+            raise NotFound(f"the gateway {mounted.serving.gateway.name} is switched off")
         if books.full:
             raise Unavailable("usage cannot be recorded now: the database does not answer")
         return await handler(request)

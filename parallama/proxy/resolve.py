@@ -10,8 +10,12 @@ from collections.abc import Iterable
 from parallama.config import ModelsSettings
 from parallama.errors import NotAllowed
 from parallama.exchange import Caller
-from parallama.gateway.api import Gateway, Outbound, Route, Use
-from parallama.nodes.catalog import Catalog, leaves_node
+from parallama.gateway.api import Codec, Gateway, Outbound, Route, Use
+from parallama.gateway.mappings import Aliases
+from parallama.gateway.names import leaves_node
+from parallama.nodes.catalog import Catalog
+
+_PROMPTED = (Use.CHAT, Use.GENERATE, Use.EMBED)
 
 
 def admit(caller: Caller, gateway: Gateway, route: Route) -> None:
@@ -23,13 +27,25 @@ def admit(caller: Caller, gateway: Gateway, route: Route) -> None:
         raise NotAllowed("you need the permission manage_models")
 
 
+def resolve(codec: Codec, aliases: Aliases, use: Use) -> None:
+    """Give the node's names to `codec` in place of the family's own, with the parameters that go with them.
+
+    What is managed on a node is named as the node names it: an alias stands for a model in use only.
+    """
+    if use is Use.MANAGE or not aliases.names:
+        return
+    resolved = [aliases.resolve(outbound, parameters=use in _PROMPTED) for outbound in codec.outbounds]
+    if any(outbound.target for outbound in resolved):
+        codec.resolved(resolved)
+
+
 def judge(outbounds: Iterable[Outbound], catalog: Catalog, settings: ModelsSettings) -> None:
     """Raise NotAllowed for a request that a node would send on to another host, unless the settings allow that."""
     if settings.allow_cloud:
         return
     for outbound in outbounds:
         leaves = outbound.leaves_node
-        for name in (outbound.model, *outbound.names):
+        for name in (outbound.target or outbound.model, *outbound.names):
             if name:
                 leaves = leaves or leaves_node(name) or catalog.remote(name)
         if leaves:

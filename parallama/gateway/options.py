@@ -1,0 +1,44 @@
+"""The typed options of a plugin: made from what the operator set, and errors that say what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from parallama.errors import ConfigError
+from parallama.gateway.api import Gateway
+
+
+def option_names(gateway: type[Gateway]) -> list[str]:
+    """The names of the options that a gateway takes."""
+    return [name for name in get_type_hints(gateway.Options) if not name.startswith(("_", "model_"))]
+
+
+def make_gateway(gateway: type[Gateway], given: Mapping[str, Any]) -> Gateway:
+    """A gateway with those of the given options that it takes; the other ones are for its family's other classes.
+    Raises ConfigError for a wrong value."""
+    known = option_names(gateway)
+    try:
+        options: Any = TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
+    except ValidationError as error:
+        raise ConfigError(f"gateways.{gateway.name}.{first_error(error)}") from None
+    return gateway(options)
+
+
+def first_error(error: ValidationError) -> str:
+    """Where the first error is, and what."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def rather(wrong: str, right: Iterable[str]) -> str:
+    """What would be right in place of `wrong`."""
+    names = sorted(right)
+    if not names:
+        return "; there are none"
+    near = difflib.get_close_matches(wrong, names, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"

@@ -1,0 +1,206 @@
+"""What is said between the node and the client of one exchange, once the request is understood and allowed.
+
+It prepares and writes every gateway answer itself. Errors before the head has gone out are raised, for the dialect to
+render; later ones are told in-stream, or by closing the connection short.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import string
+from collections.abc import AsyncIterable, Mapping
+from urllib.parse import quote
+
+import orjson
+from aiohttp import web
+
+from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
+from parallama.exchange import Exchange, Outcome
+from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
+from parallama.metrics import Metrics
+from parallama.nodes.answer import NodeAnswer
+from parallama.nodes.pool import Lease, Pool
+from parallama.proxy.answer import Answer
+from parallama.proxy.body import InboundBody
+from parallama.proxy.headers import for_node
+from parallama.proxy.heartbeats import Heartbeats
+from parallama.proxy.keys import EXCHANGE, IDS
+
+_log = logging.getLogger("parallama.gateway")
+
+_VISIBLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "")
+_PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
+
+SIMULATED = "x-parallama-simulated"
+"""The simulator's mark on its answers; kept in every dialect."""
+_CONTEXT, _CONTEXT_FULL = "x-parallama-context", "x-parallama-context-full"
+
+
+class Conversation:
+    """One exchange with the nodes of `pool`; `hold` it once."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        gateway: Gateway,
+        codec: Codec,
+        answer: Answer,
+        stream: InboundBody | None,
+        forward: tuple[str, ...],
+    ) -> None:
+        """`stream`: the client's body, for a route that pipes it; `forward`: the client's headers that a node gets."""
+        self._request, self._gateway, self._codec, self._answer = request, gateway, codec, answer
+        self._stream, self._forward = stream, forward
+        self._exchange = request[EXCHANGE]
+
+    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics) -> None:
+        """Raises ApiError only while the answer can still become an error."""
+        exchange, answer = self._exchange, self._answer
+        try:
+            await self._converse(pool, heartbeats)
+        except ApiError as error:
+            if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
+                metrics.node_errors.labels(exchange.node, error.code).inc()
+                _log.warning("node failed", extra={"fields": _fields(exchange, error)})
+                pool.changed()
+            if not answer.committed:
+                raise
+            await self._fail(error)
+        except Exception:
+            if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
+                answer.abort()
+            raise
+        finally:
+            answer.close()
+
+    async def _converse(self, pool: Pool, heartbeats: Heartbeats) -> None:
+        """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
+        exchange, codec, answer = self._exchange, self._codec, self._answer
+        head = codec.reply
+        last = b""
+        if codec.outbounds:
+            async with pool.lease() as lease:
+                exchange.node = lease.node.name
+                for outbound in codec.outbounds:
+                    await answer.write(last)
+                    exchange.model = outbound.target or exchange.model_asked
+                    head = await self._ask(lease, outbound, heartbeats)
+                    last = codec.finish()
+        else:
+            answer.begin(head, self._extra(head), streams=False)
+            last = codec.finish()
+        _conclude(exchange, codec, head)
+        if codec.context_full is not None:
+            answer.put(_context(codec))
+        await answer.write(last)
+        await answer.end()
+
+    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats) -> Head:
+        codec, answer = self._codec, self._answer
+        headers = for_node(self._request.headers, self._forward)
+        content, waits = _content(outbound, self._stream, headers)
+        sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
+        if codec.heartbeat and codec.streams:
+            sent = heartbeats.during(sent, self._beat)
+        with await sent as reply:
+            head = codec.begin(reply.head)
+            if not answer.committed:
+                answer.begin(head, self._extra(reply.head), streams=codec.streams)
+            await _pipe(reply, codec, answer)
+        return head
+
+    async def _beat(self) -> None:
+        codec, answer = self._codec, self._answer
+        if not answer.committed:
+            answer.begin(codec.reply, self._extra(codec.reply), streams=True)
+        await answer.beat(codec.heartbeat)
+
+    def _extra(self, node_head: Head) -> dict[str, str]:
+        exchange = self._exchange
+        facts = ReplyFacts(request_id=self._request[IDS].text, node=exchange.node, model=exchange.model)
+        extra = dict(self._gateway.headers(facts))
+        if exchange.node:
+            extra["x-parallama-node"] = exchange.node
+        if exchange.model:
+            extra["x-parallama-model"] = _visible(exchange.model)
+        if mark := node_head.header(SIMULATED):
+            extra[SIMULATED] = mark
+        if node_head.status in (429, 503) and not node_head.header("retry-after"):
+            extra["Retry-After"] = str(BUSY_RETRY_S)
+        return extra
+
+    async def _fail(self, error: ApiError) -> None:
+        """The head is out: say it in the stream, or else leave the body visibly unfinished."""
+        exchange, codec, answer = self._exchange, self._codec, self._answer
+        last = codec.fail(error) if answer.streams else b""
+        if answer.streams and not last and (codec.usage.final or codec.failed):
+            _conclude(exchange, codec, Head(200))  # after its last line a stream lacks nothing
+        else:
+            exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
+            if not last:
+                answer.abort()
+                return
+        await answer.write(last)
+        await answer.end()
+
+
+async def _pipe(reply: NodeAnswer, codec: Codec, answer: Answer) -> None:
+    """The node's body to the client: a document as fast as the client takes it, a stream as fast as the node sends."""
+    while chunk := await reply.some():
+        await answer.write(codec.feed(chunk))
+        if answer.flowing:
+            await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
+            return
+
+
+def _context(codec: Codec) -> dict[str, str]:
+    headers = {_CONTEXT_FULL: "true" if codec.context_full else "false"}
+    return headers if codec.context is None else {_CONTEXT: str(codec.context), **headers}
+
+
+def _visible(name: str) -> str:
+    """A name may hold anything; a header holds visible ASCII."""
+    return name if _PLAIN(name) else quote(name, safe=_VISIBLE)
+
+
+def _content(
+    outbound: Outbound, stream: InboundBody | None, headers: dict[str, str]
+) -> tuple[bytes | AsyncIterable[bytes] | None, bool]:
+    """The node's request body, with the headers that frame it, and whether the node is to ask for it first."""
+    if stream is not None:
+        if stream.length is not None:
+            headers["Content-Length"] = str(stream.length)
+        return stream, stream.awaits_continue
+    if outbound.raw is not None:
+        return outbound.raw, False
+    if outbound.body is not None:
+        headers["content-type"] = "application/json"  # in place of the client's
+        return orjson.dumps(outbound.body), False
+    return None, False
+
+
+def _conclude(exchange: Exchange, codec: Codec, head: Head) -> None:
+    """How the exchange ended, now that the node has said all it had to say."""
+    exchange.status = head.status
+    if codec.failed is not None:
+        exchange.status, exchange.outcome, exchange.error = (
+            codec.failed.status,
+            Outcome.FAILED,
+            codec.failed.code,
+        )
+    elif head.status < 400:
+        exchange.outcome, exchange.error = Outcome.OK, None
+    else:
+        exchange.outcome = Outcome.REFUSED if head.status < 500 else Outcome.FAILED
+        exchange.error = "node_error"
+
+
+def _fields(exchange: Exchange, error: ApiError) -> Mapping[str, object]:
+    return {
+        "request_id": str(exchange.id),
+        "node": exchange.node,
+        "code": error.code,
+        # not the message: a codec's may be in the node's words, which quote prompts
+        "cause": type(error.__cause__).__name__ if error.__cause__ else None,
+    }

@@ -1,0 +1,61 @@
+"""Says something to the clients of streams while a node loads its model, so that nobody between takes them for dead.
+
+One task looks after all who wait. A heartbeat commits the answer's head: nothing is said before `after_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from parallama.errors import ClientLeft
+
+_LOOKS = 8
+"""In the shortest time that is waited."""
+
+Beat = Callable[[], Awaitable[None]]
+T = TypeVar("T")
+
+
+class Heartbeats:
+    """Of one process; works inside `running()`."""
+
+    def __init__(self, after_s: float, every_s: float) -> None:
+        """`after_s`: seconds before the first one, 0: there is none; `every_s`: between two."""
+        self._after_s, self._every_s = after_s, every_s
+        self._due: dict[Beat, float] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look after those who wait."""
+        task = asyncio.get_running_loop().create_task(self._look(), name="heartbeats")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    async def during(self, awaited: Awaitable[T], beat: Beat) -> T:
+        """What `awaited` gives; `beat` is called from time to time until then."""
+        if self._after_s:
+            self._due[beat] = asyncio.get_running_loop().time() + self._after_s
+        try:
+            return await awaited
+        finally:
+            self._due.pop(beat, None)
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = min(self._after_s or self._every_s, self._every_s) / _LOOKS
+        while True:
+            await asyncio.sleep(wait_s)
+            now = loop.time()
+            for beat in [beat for beat, due in self._due.items() if due <= now]:
+                if beat in self._due:
+                    self._due[beat] = now + self._every_s
+                    with suppress(ClientLeft):  # its own handler hears of it too
+                        await beat()

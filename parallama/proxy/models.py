@@ -1,0 +1,33 @@
+"""The models as one family's codecs see them: those of the nodes, and the family's own names for some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parallama.gateway.mappings import Aliases
+from parallama.nodes.catalog import Catalog
+from parallama.proxy.ratios import TokenRatios
+
+
+class FamilyModels:
+    """What `parallama.gateway.api.Models` promises."""
+
+    __slots__ = ("_aliases", "_catalog", "_ratios")
+
+    def __init__(self, catalog: Catalog, aliases: Aliases, ratios: TokenRatios) -> None:
+        self._catalog, self._aliases, self._ratios = catalog, aliases, ratios
+
+    def exists(self, name: str) -> bool:
+        return self._catalog.exists(self._aliases.target(name))
+
+    def capabilities(self, name: str) -> frozenset[str]:
+        return self._catalog.capabilities(self._aliases.target(name))
+
+    def context(self, name: str) -> int | None:
+        return self._catalog.context(self._aliases.target(name))
+
+    def aliases(self) -> Mapping[str, str]:
+        return self._aliases.names
+
+    def tokens(self, name: str, text_bytes: int) -> int:
+        return self._ratios.tokens(self._aliases.target(name), text_bytes)
