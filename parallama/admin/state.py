@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +24,9 @@ from parallama.traffic import WINDOW_S, Traffic
 from parallama.version import __version__
 
 Handler = Callable[[web.Request], Any]
+
+_PATTERN = re.compile(r":[^{}]+}")
+"""What a variable of a path may hold; of no interest to who reads it."""
 
 LIVENESS = "Ollama is running"
 """What Ollama's clients look for at the root."""
@@ -66,7 +70,9 @@ def _describe(family: Family) -> dict[str, Any]:
     shared = os.path.commonpath([one.gateway.paths[0] for one in served])
     uses = dict.fromkeys(route.use.value for _, route in routes)
     endpoints = dict.fromkeys(
-        f"{route.method} {mount}{route.path}" for mount, route in routes if not route.path.endswith("/")
+        f"{route.method} {mount}{_PATTERN.sub('}', route.path)}"
+        for mount, route in routes
+        if not route.path.endswith("/")
     )
     return {
         "base_path": shared if shared != "/" else served[0].gateway.paths[0],

@@ -1,6 +1,6 @@
 """`parallama plugin`: which gateways are installed and what is wrong with them, and the beginning of a new one.
 
-A new one is the package `parallama.template` (plugins/template in the source), copied and renamed.
+A new one is the template (plugins/template in the source, parallama/template in the wheel), copied and renamed.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+import parallama
 from parallama.cli.context import echo_rows
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ def new(name: str) -> None:
     folder = Path(f"parallama-{name}")
     try:
         folder.mkdir()
-        for path, text in _files(resources.files("parallama.template")):
-            target = folder / _renamed(str(path), name)
+        for path, text in _files(_template()):
+            target = folder / _renamed(path, name)
             target.parent.mkdir(exist_ok=True)
             target.write_text(_renamed(text, name), "utf-8")
     except FileExistsError:
@@ -100,13 +99,19 @@ def _installed() -> Plugins:
     return Plugins.load()
 
 
-def _files(folder: Traversable, below: PurePosixPath = PurePosixPath()) -> Iterator[tuple[PurePosixPath, str]]:
+def _template() -> Path:
+    package = Path(parallama.__file__).parent
+    shipped = package / "template"
+    return shipped if shipped.is_dir() else package.parent / "plugins" / "template"
+
+
+def _files(folder: Path, below: str = "") -> Iterator[tuple[str, str]]:
     """The template's files by their paths; what building and running it has left there is passed over."""
     for entry in folder.iterdir():
         if entry.is_file() and entry.name.endswith(_SHIPPED):
-            yield below / entry.name, entry.read_text("utf-8")
+            yield below + entry.name, entry.read_text("utf-8")
         elif entry.is_dir() and entry.name == "tests":
-            yield from _files(entry, below / entry.name)
+            yield from _files(entry, f"{entry.name}/")
 
 
 def _renamed(text: str, name: str) -> str:
@@ -129,6 +134,6 @@ def _next(folder: Path, word: str) -> str:
   pytest
   parallama plugin list        shows it
   parallama quickstart         serves it, and prints a key:
-  curl http://127.0.0.1:8000/{word}/ask?model=llama3.2:1b -H "Authorization: Bearer $PARALLAMA_KEY" -d 'Why?'
+  curl 'http://127.0.0.1:8000/{word}/ask?model=llama3.2:1b' -H "Authorization: Bearer $PARALLAMA_KEY" -d 'Why?'
 
 parallama_{word}.py is the gateway; README.md says what it does."""

@@ -158,6 +158,15 @@ class ModelsSettings(Section):
     """Whether requests may leave the node for Ollama's cloud: names with `:cloud` or `-cloud`, web search."""
 
 
+class DiscoverySettings(Section):
+    """What `GET /discovery` tells anybody who asks."""
+
+    enabled: bool = True
+    """Whether it is there at all; without it the path answers 404."""
+    cache_s: SecondsOrNone = 60.0
+    """Seconds for which an answer is given again; 0: each is made anew."""
+
+
 class UsageSettings(Section):
     """How usage rows reach the database."""
 
@@ -199,6 +208,8 @@ class Settings(Section):
     """Which models may be used at all."""
     gateways: Options = {}
     """Options of each gateway family, by its name; the gateway checks them."""
+    discovery: DiscoverySettings = DiscoverySettings()
+    """What `GET /discovery` tells anybody who asks."""
     usage: UsageSettings = UsageSettings()
     """How usage rows reach the database."""
     logs: LogsSettings = LogsSettings()

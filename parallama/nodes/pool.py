@@ -5,6 +5,7 @@ One node for now; whoever takes a lease does not see how many there are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,6 +17,9 @@ from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
 from parallama.nodes.health import Health
 from parallama.nodes.upstream import Upstream
+
+_LOOK_S = 10.0
+_MODELS = 256
 
 
 class Node:
@@ -59,6 +63,8 @@ class Pool:
         self.nodes = tuple(Node(settings, metrics) for settings in nodes)
         for node in self.nodes:
             metrics.node_in_flight.labels(node.name).set_function(partial(getattr, node, "in_flight"))
+        self._looked: dict[str, float] = {}
+        """Models, and the monotonic second from which they are worth another look."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -90,6 +96,15 @@ class Pool:
         """End every exchange under way: the time for it is over."""
         for node in self.nodes:
             node.upstream.stop(Stopped("the gateway is stopping"))
+
+    def answered(self, model: str) -> None:
+        """A model that was not known to be loaded has answered: look at what is loaded, once in a while for each."""
+        now = time.monotonic()
+        if now >= self._looked.get(model, 0.0):
+            if len(self._looked) >= _MODELS:
+                self._looked.clear()
+            self._looked[model] = now + _LOOK_S
+            self.changed()
 
     def changed(self) -> None:
         """Look at the nodes again soon: their models may have changed."""

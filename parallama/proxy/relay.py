@@ -76,6 +76,8 @@ class Relay:
             exchange.usage = codec.usage
             exchange.context_full = codec.context_full
         self._ratios.learn_from(codec, exchange.model)
+        if exchange.model and codec.usage.final and codec.context is None:
+            self._pool.answered(exchange.model)
         if route.use is Use.MANAGE:
             self._pool.changed()
         return answer.response
