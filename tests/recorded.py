@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,11 @@ class Recording:
 
 
 class NoModels:
-    """Nothing is known of any model, but perhaps the context of all of them."""
+    """Nothing is known of any model, but perhaps the context of all of them, and aliases."""
 
-    def __init__(self, context: int | None = None) -> None:
+    def __init__(self, context: int | None = None, aliases: Mapping[str, str] | None = None) -> None:
         self._context = context
+        self._aliases = aliases or {}
 
     def exists(self, name: str) -> bool:
         return True
@@ -54,8 +55,8 @@ class NoModels:
     def context(self, name: str) -> int | None:
         return self._context
 
-    def aliases(self) -> dict[str, str]:
-        return {}
+    def aliases(self) -> Mapping[str, str]:
+        return self._aliases
 
     def tokens(self, name: str, text_bytes: int) -> int:
         return max(1, text_bytes // 4)
@@ -104,7 +105,16 @@ def find_route(gateway: Gateway, method: str, path: str) -> tuple[Route, dict[st
     return None
 
 
-def open_codec(gateway: Gateway, method: str, path: str, body: bytes = b"", context: int | None = None) -> Codec:
+def open_codec(
+    gateway: Gateway,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    context: int | None = None,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    default_model: str | None = None,
+) -> Codec:
     """Open the route for `path`, which lies below the gateway's last mount."""
     found = find_route(gateway, method, path)
     assert found is not None, f"no route for {method} {path}"
@@ -120,7 +130,8 @@ def open_codec(gateway: Gateway, method: str, path: str, body: bytes = b"", cont
             query={},
             headers={},
             raw=body if route.body is Body.JSON else b"",
-            models=NoModels(context),
+            models=NoModels(context, aliases),
+            default_model=default_model,
         )
     )
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from parallama.nodes.catalog import Catalog, canonical
+from parallama.gateway.names import canonical
+from parallama.nodes.catalog import Catalog
 
 TAGS = {
     "models": [

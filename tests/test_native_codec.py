@@ -411,3 +411,29 @@ def test_a_full_context_is_noticed(name: str, context: int | None, full: bool | 
     assert codec.context_full is None
     play(codec, record, record.chunks)
     assert codec.context_full is full
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("cache-truncated", 512), ("budget-num-predict-640", 256)])
+def test_the_context_that_a_document_had_is_known_behind_it(name: str, tokens: int) -> None:
+    record = recording(name)
+    codec = opened(record, 4096)
+    play(codec, record, record.chunks)
+    assert not codec.streams
+    assert (codec.context, codec.context_full) == (tokens, True), "what the client asked for counts"
+
+
+@pytest.mark.parametrize("name", ["generate-once", "generate-load", "chat-once", "embed-dimensions", "chat-stream"])
+def test_the_context_of_the_loaded_model_holds_where_nobody_asked_for_another(name: str) -> None:
+    codec = opened(recording(name), 4096)
+    assert codec.context is None
+    play(codec, recording(name), recording(name).chunks)
+    assert codec.context == 4096
+
+
+def test_every_endpoint_has_the_switch_of_what_it_does() -> None:
+    switches = {route.path: route.switch for route in NATIVE.routes()}
+    assert switches["/chat"] == "chat"
+    assert switches["/chat/"] == "chat"
+    assert switches["/tags"] == "list"
+    assert switches["/experimental/web_search"] == switches["/experimental/web_fetch/"] == "web"
+    assert set(switches.values()) == {"generate", "chat", "embed", "show", "list", "manage", "web"}

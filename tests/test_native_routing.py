@@ -233,3 +233,75 @@ async def test_a_client_is_never_kept_waiting_by_another(gateway: RunningGateway
         assert not task.done()
         gate.set()
     assert task.result()
+
+
+ALIAS = "team/gr\u00f6\u00dfe <1>"
+ALIASED = pytest.mark.parametrize(
+    "gateway_settings",
+    [{"gateways": {"ollama": {"model_mappings": {ALIAS: MODEL, "gone": "missing"}, "default_model": ALIAS}}}],
+)
+
+
+@ALIASED
+@pytest.mark.parametrize("named", [{"model": ALIAS}, {}], ids=["named", "by default"])
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("/generate", {"prompt": "Why?"}),
+        ("/generate", {"prompt": "Why?", "stream": False}),
+        ("/chat", {"messages": []}),
+        ("/chat", {"messages": [{"role": "user", "content": "Why?"}]}),
+        ("/chat", {"messages": [{"role": "user", "content": "Why?"}], "stream": False}),
+    ],
+)
+async def test_a_client_meets_its_own_name_of_the_model(
+    gateway: RunningGateway, node: FakeOllama, path: str, question: dict[str, Any], named: dict[str, Any]
+) -> None:
+    async with raw_client(gateway.port) as client:
+        for _ in range(2):
+            got = await client.ask("POST", "/api" + path, {**question, **named}, bearer(gateway.key))
+            assert got.status == 200
+            assert {line["model"] for line in got.lines()} == {ALIAS}
+            assert got.lines()[-1]["done"] is True
+    seen = await node.request_for("/api" + path)
+    assert json.loads(seen.body) == {**question, "model": MODEL}
+
+
+@ALIASED
+@pytest.mark.parametrize("named", [{"model": ALIAS}, {"name": ALIAS}, {}])
+async def test_an_alias_is_shown_as_its_target(
+    gateway: RunningGateway, node: FakeOllama, named: dict[str, Any]
+) -> None:
+    got = await ask(gateway, "/api/show", named or {"verbose": False})
+    assert (got.status, "capabilities" in got.json()) == (200, True)
+    seen = await node.request_for("/api/show")
+    assert MODEL in json.loads(seen.body).values()
+
+
+@ALIASED
+@pytest.mark.parametrize("path", ["/api/tags", "/ollama/v1/models"])
+async def test_the_list_of_models_has_the_aliases_that_lead_to_one(gateway: RunningGateway, path: str) -> None:
+    async with raw_client(gateway.port) as client:
+        for _ in range(2):
+            got = await client.ask("GET", path, None, bearer(gateway.key))
+            names = [model["name"] for model in got.json()["models"]]
+            assert MODEL in names
+            assert names[-1] == ALIAS
+            assert "gone" not in names
+        assert (await client.ask("HEAD", "/api/tags", None, bearer(gateway.key))).status == 200
+
+
+@ALIASED
+async def test_an_alias_is_nothing_that_one_can_delete(gateway: RunningGateway, node: FakeOllama) -> None:
+    got = await ask(gateway, "/api/delete", {"model": ALIAS}, method="DELETE", admin=True)
+    assert got.status in (400, 404)
+    assert (await ask(gateway, "/api/delete", {}, method="DELETE", admin=True)).status == 400
+    assert node.models.find(MODEL) is not None
+    seen = await node.request_for("/api/delete")
+    assert json.loads(seen.body) == {"model": ALIAS}
+
+
+@ALIASED
+async def test_an_alias_of_a_model_that_is_not_there_says_so(gateway: RunningGateway) -> None:
+    got = await ask(gateway, "/api/chat", {**CHAT, "model": "gone"})
+    assert (got.status, got.json()) == (404, {"error": "model 'missing' not found"})

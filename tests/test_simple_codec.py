@@ -310,13 +310,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"parameters": {"x": {}}},
         "parameters.x: an object is wrong; it must be a string, a number or a boolean",
     ),
-    ("/chat", {"messages": "hi"}, "messages: a string is wrong; it must be an array of {role, content}"),
-    ("/chat", {"messages": [1]}, "messages[0]: a number is wrong; it must be an object {role, content}"),
+    ("/chat", {"messages": "hi"}, "messages: a string is wrong; it must be an array of objects"),
+    ("/chat", {"messages": [1]}, "messages[0]: a number is wrong; it must be an object"),
     ("/chat", {"messages": [{"role": "user"}]}, "messages[0].content: missing; it is required"),
     (
         "/chat",
         {"messages": [{"role": "user", "content": None}]},
-        "messages[0].content: null is wrong; it must be a string",
+        "messages[0].content: missing; it is required",
     ),
     (
         "/chat",
@@ -336,6 +336,8 @@ def test_a_wrong_request_is_told_the_field_and_what_would_be_right(
     with pytest.raises(BadRequest) as caught:
         open_codec(SIMPLE, "POST", path, body)
     assert str(caught.value) == message
+    assert caught.value.param == ("model" if message == "model is required" else message.partition(":")[0])
+    assert caught.value.code == ("missing_parameter" if "required" in message else "invalid_parameter")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"model":"a"}'])

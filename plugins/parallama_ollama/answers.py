@@ -1,13 +1,21 @@
-"""The codecs of the native API: bytes pass as they came, and are watched for counts, errors and a missing end."""
+"""The codecs of the native API: bytes pass as they came, and are watched for counts, errors and a missing end.
+
+Only an alias changes any: its name takes the place of the node's, and it joins the list of models.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
+
+import orjson
 
 from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
 from parallama.gateway.ndjson import (
+    MAX_LINE,
     NDJSON,
     CountedCodec,
     LineTooLong,
@@ -18,6 +26,7 @@ from parallama.gateway.ndjson import (
     read_object,
     text_bytes,
 )
+from parallama_ollama.aliases import Renaming, with_aliases
 
 _WHOLE = 1024 * 1024
 """Bytes up to which a document is kept and read whole."""
@@ -45,8 +54,43 @@ class Plain(Codec):
         return chunk
 
 
+def _of_any_length(head: Head) -> Head:
+    """`head` for a body of another length than the node's."""
+    return replace(head, headers=[pair for pair in head.headers if pair[0].lower() != "content-length"])
+
+
+class Tags(Plain):
+    """Adds the family's aliases to the models of `/api/tags`; anything else that the node answers passes."""
+
+    def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
+        super().__init__(outbound)
+        self._aliases = inbound.models.aliases()
+        self._body = bytearray()
+
+    def begin(self, head: Head) -> Head:
+        self._body.clear()
+        return _of_any_length(head)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Nothing: the list is held. Raises LineTooLong."""
+        self._body += chunk
+        if len(self._body) > MAX_LINE:
+            raise LineTooLong(f"the node sent a list of models of more than {MAX_LINE} bytes")
+        return b""
+
+    def finish(self) -> bytes:
+        listed = read_object(self._body) or {}
+        models = listed.get("models")
+        if not isinstance(models, list):
+            return bytes(self._body)
+        return orjson.dumps({**listed, "models": with_aliases(models, self._aliases)})
+
+
 class Answer(CountedCodec):
-    """Passes an answer of `/api/generate`, `/api/chat`, `/api/embed` or `/api/embeddings`, a stream or a document."""
+    """Passes an answer of `/api/generate`, `/api/chat`, `/api/embed` or `/api/embeddings`, a stream or a document.
+
+    Where the client asked for an alias, the node's name of the model is replaced by it; all other bytes stay.
+    """
 
     mark: ClassVar[bytes] = b'"done":true'
     """As Go writes it: in the last line of a stream, and only rarely in another."""
@@ -58,7 +102,13 @@ class Answer(CountedCodec):
     def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
         super().__init__(inbound, outbound)
         self._seen = self._begun = False
+        self._alias: str | None = None
+        self._renaming: Renaming | None = None
         self._restart()
+
+    def resolved(self, outbounds: Sequence[Outbound]) -> None:
+        super().resolved(outbounds)
+        self._alias = self.outbound.model if self.outbound.target not in (None, self.outbound.model) else None
 
     def _restart(self) -> None:
         self._open = OpenLine()
@@ -75,31 +125,36 @@ class Answer(CountedCodec):
         self.start(generating=whole and self.costs)
         self.streams = whole and head.header("content-type").startswith(NDJSON)
         self._seen = not self.streams and whole and self.costs
-        return head
+        self._renaming = Renaming(self._alias) if whole and self._alias else None
+        return _of_any_length(head) if self._renaming else head
 
     def feed(self, chunk: bytes) -> bytes:
         if self.streams:
             self._see_lines(chunk)
         elif self._seen:
             self._see_tail(chunk)
-        return chunk
+        return self._renaming.feed(chunk) if self._renaming else chunk
 
     def finish(self) -> bytes:
-        """Nothing is added. Raises UpstreamFailed when a stream lacks its last line, or a document is none."""
+        """What was held; nothing is added. Raises UpstreamFailed when a stream lacks its last line, or a document is
+        none."""
         if self._seen:
             self._judge_document()
         elif self.streams:
             self._judge(bytes(self._open.rest))
             if not self._ended and not self._blind:
                 raise UpstreamFailed(_CUT_SHORT)
-        return b""
+        return self._held()
 
     def fail(self, error: ApiError) -> bytes:
         """A line of its own with the error, also after half a line; nothing after the last line or in a document."""
         self._judge(bytes(self._open.rest))  # the last line may lack no more than its newline
         if self._ended or not self.streams:
             return b""
-        return (b"\n" if self._middle_of_line else b"") + json_line({"error": str(error)})
+        return (b"\n" if self._middle_of_line and not self._held() else b"") + json_line({"error": str(error)})
+
+    def _held(self) -> bytes:
+        return self._renaming.held if self._renaming else b""
 
     def output_estimate(self) -> int | None:
         """The larger of one token a line and four bytes a token, by what the first line had beside its text."""

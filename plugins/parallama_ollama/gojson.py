@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from parallama.errors import BadRequest
+from parallama.gateway.fields import whole_characters
 from parallama_ollama.goscan import kind as kind_of
 from parallama_ollama.goscan import numbers, scan
 
@@ -181,10 +182,6 @@ def _mismatch(found: str, struct: Struct, field: str, go: str) -> BadRequest:
     return BadRequest(f"json: cannot unmarshal {found} into Go struct field {struct.name}.{field} of type {go}")
 
 
-_escape = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
 _escaped_byte = re.compile("[\udc80-\udcff]")
 
 
@@ -194,6 +191,4 @@ def _clean(value: bytes) -> bytes:
         value.decode()
     except UnicodeDecodeError:
         value = _escaped_byte.sub("\ufffd", value.decode(errors="surrogateescape")).encode()
-    if b"\\ud" not in value and b"\\uD" not in value:
-        return value
-    return _escape.sub(lambda match: rb"\ufffd" if match[1] else match[0], value)
+    return whole_characters(value)

@@ -18,14 +18,13 @@ import orjson
 from parallama.errors import ApiError, NotAllowedMethod, NotFound
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
 from parallama_ollama import requests
-from parallama_ollama.answers import Answer, Plain, Progress
+from parallama_ollama.answers import Answer, Plain, Progress, Tags
 from parallama_ollama.requests import Request, node_path
 
 _WITHOUT_BODY = (
     ("GET", "/version", Use.LIST),
     ("HEAD", "/version", Use.LIST),
     ("GET", "/status", Use.LIST),
-    ("GET", "/tags", Use.LIST),
     ("HEAD", "/tags", Use.LIST),
     ("GET", "/ps", Use.LIST),
     ("GET", "/experimental/model-recommendations", Use.LIST),
@@ -46,9 +45,9 @@ _WITH_BODY: tuple[tuple[str, str, Use, Request, type[Answer] | None], ...] = (
     ("POST", "/create", Use.MANAGE, requests.CREATE, Progress),
     ("POST", "/copy", Use.MANAGE, requests.COPY, None),
     ("DELETE", "/delete", Use.MANAGE, requests.DELETE, None),
-    ("POST", "/experimental/web_search", Use.CHAT, requests.SEARCH, None),
-    ("POST", "/experimental/web_fetch", Use.CHAT, requests.FETCH, None),
 )
+
+_WEB = (("/experimental/web_search", requests.SEARCH), ("/experimental/web_fetch", requests.FETCH))
 
 _UPLOAD = ("POST", "/blobs/{digest}", Use.MANAGE)
 
@@ -62,9 +61,13 @@ class OllamaNative(Gateway):
 
     def routes(self) -> Sequence[Route]:
         routes = [_route(*entry, Body.NONE, _open_plain) for entry in _WITHOUT_BODY]
+        routes.append(_route("GET", "/tags", Use.LIST, Body.NONE, _open_tags))
         routes.append(_route(*_UPLOAD, Body.STREAM, _open_plain))
         for method, path, use, request, codec in _WITH_BODY:
             routes.append(_route(method, path, use, Body.JSON, partial(_open, request, codec)))
+        for path, request in _WEB:
+            route = _route("POST", path, Use.CHAT, Body.JSON, partial(_open, request, None))
+            routes.append(replace(route, endpoint="web"))
         return [*routes, *(_with_slash(route) for route in routes)]
 
     def render_error(self, error: ApiError) -> Reply:
@@ -95,6 +98,11 @@ def _open_plain(inbound: Inbound) -> Codec:
     if any("/" in value for value in inbound.params.values()):
         raise NotFound(f"there is nothing at {inbound.path}")
     return Plain(Outbound(method=inbound.method, path=node_path(inbound)))
+
+
+def _open_tags(inbound: Inbound) -> Codec:
+    outbound = Outbound(method="GET", path="/api/tags")
+    return Tags(inbound, outbound) if inbound.models.aliases() else Plain(outbound)
 
 
 def _open(request: Request, codec: type[Answer] | None, inbound: Inbound) -> Codec:

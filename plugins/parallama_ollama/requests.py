@@ -39,6 +39,8 @@ class Request:
     struct: Struct
     missing: Missing | None = _required
     """Ollama's answer to a request without a model; None: it needs none."""
+    default: bool = False
+    """Whether the default model, if there is one, stands in for a missing one."""
     model: str = "model"
     """The field with the model."""
     alias: str | None = None
@@ -53,6 +55,8 @@ class Request:
         """The body of `inbound`, judged as Ollama judges it. Raises BadRequest or ModelUnknown."""
         reading = read(inbound.raw, self.struct)
         key = self._model_key(reading)
+        if self.default and inbound.default_model and not reading.body.get(key):
+            reading = Reading({**reading.body, key: inbound.default_model}, None)
         model = reading.body.get(key) or None
         names = tuple(reading.body.get(name, "") for name in self.names)
         if self.missing and (model is None or (self.required_names and "" in names)):
@@ -137,11 +141,11 @@ _CREATE = {
 _EMBED = {**_MODEL, **_RUN, "input": ANY, "truncate": OPTIONAL_BOOL, "dimensions": INT}
 _SHOW = {**_EITHER, "system": STRING, "template": STRING, "verbose": BOOL, "options": MAP}
 
-GENERATE = Request(struct=Struct("GenerateRequest", _GENERATE), missing=_not_found)
-CHAT = Request(struct=Struct("ChatRequest", {**_GENERATION, "messages": ANY, "tools": ANY}))
-EMBED = Request(struct=Struct("EmbedRequest", _EMBED), missing=_not_found)
-EMBEDDINGS = Request(struct=Struct("EmbeddingRequest", {**_MODEL, **_RUN, "prompt": STRING}))
-SHOW = Request(struct=Struct("ShowRequest", _SHOW), alias="name")
+GENERATE = Request(struct=Struct("GenerateRequest", _GENERATE), missing=_not_found, default=True)
+CHAT = Request(struct=Struct("ChatRequest", {**_GENERATION, "messages": ANY, "tools": ANY}), default=True)
+EMBED = Request(struct=Struct("EmbedRequest", _EMBED), missing=_not_found, default=True)
+EMBEDDINGS = Request(struct=Struct("EmbeddingRequest", {**_MODEL, **_RUN, "prompt": STRING}), default=True)
+SHOW = Request(struct=Struct("ShowRequest", _SHOW), alias="name", default=True)
 PULL = Request(struct=Struct("PullRequest", _TRANSFER), alias="name", missing=_invalid)
 PUSH = Request(struct=Struct("PushRequest", _TRANSFER), alias="name", missing=_invalid)
 CREATE = Request(struct=Struct("CreateRequest", _CREATE), alias="name", missing=_invalid, names=("from",))

@@ -16,6 +16,7 @@ import orjson
 from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
 from parallama.gateway.ndjson import NDJSON, NdjsonCodec, json_line, message_text
+from parallama_ollama.aliases import with_aliases
 from parallama_ollama.native import error_reply
 from parallama_ollama.questions import CHAT, EMBEDDINGS, GENERATE, Question
 
@@ -134,13 +135,14 @@ class Embeddings(_Document):
 
 
 class Models(_Document):
-    """`{models: [{name, size, modified, details: {format, family}}]}`; size is that of the parameters, such as 7B."""
+    """`{models: [{name, size, modified, details: {format, family}}]}`, aliases among them; size is that of the
+    parameters, such as 7B."""
 
     def line(self, message: dict[str, Any]) -> bytes:
         entries = message.get("models") or []
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UpstreamFailed("the node sent a list of models in another shape")
-        return orjson.dumps({"models": [_model(entry) for entry in entries]})
+        return orjson.dumps({"models": [_model(entry) for entry in with_aliases(entries, self._models.aliases())]})
 
 
 def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
