@@ -268,6 +268,7 @@ class NdjsonCodec(CountedCodec):
         self._lines = self._text_bytes = 0
         self._ended = self._finished = False
         self._error: ApiError | None = None
+        self._broken: ApiError | None = None
 
     @abstractmethod
     def line(self, message: dict[str, Any]) -> bytes:
@@ -287,12 +288,16 @@ class NdjsonCodec(CountedCodec):
         return self.reply
 
     def feed(self, chunk: bytes) -> bytes:
-        """What `line` makes of the lines that `chunk` completes. Raises LineTooLong, or UpstreamFailed for no JSON."""
+        """What `line` makes of the lines that `chunk` completes. Raises LineTooLong, or UpstreamFailed for no JSON; what
+        came before that in the same chunk goes out first."""
         if self._status >= 400:
             self._open.rest += chunk[: MAX_ERROR - len(self._open.rest)]
             return b""
         whole = self._open.push(chunk)
-        return b"".join([self._message(line) for line in whole.split(b"\n") if line.strip()])
+        said = b"".join([self._message(line) for line in whole.split(b"\n") if line.strip()])
+        if self._broken is not None and not said:
+            raise self._broken
+        return said
 
     def finish(self) -> bytes:
         """The last line, if its newline is missing. Raises the node's error, or UpstreamFailed without an end."""
@@ -324,7 +329,8 @@ class NdjsonCodec(CountedCodec):
             return b""
         message = read_object(line)
         if message is None:
-            raise UpstreamFailed("the node sent a line that is no JSON object")
+            self._error = self._broken = UpstreamFailed("the node sent a line that is no JSON object")
+            return b""
         if "error" in message:
             self._error = node_error(502, line)
             return b""
