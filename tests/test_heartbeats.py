@@ -85,7 +85,7 @@ async def test_what_goes_wrong_after_a_heartbeat_is_told_in_the_stream_and_the_r
         gate.set()
         said = await rest(client)
     told = said.replace(beat, b"")
-    # the Responses API has an event with the failed response, and one that makes the SDK raise
+    # the Responses API tells it twice: in the failed response, and in an event that makes the SDK raise
     assert told.count(b'"error":{') == (2 if b"response.failed" in told else 1), told
     assert b"[DONE]" not in said
     assert b"message_stop" not in said

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from openai.types.responses import Response
-from openai_events import is_error, read_events
+from openai_events import is_error, read_responses
 from parallama_openai.response_events import seal, unseal
 from parallama_openai.responses import open_response
 
@@ -61,7 +61,7 @@ def played(codec: Codec, transcript: Transcript) -> bytes:
 
 
 def events(transcript: Transcript, **more: Any) -> list[Any]:
-    return read_events(played(opened(stream=True, **more), transcript))
+    return read_responses(played(opened(stream=True, **more), transcript))
 
 
 def document(transcript: Transcript, **more: Any) -> Any:
@@ -105,7 +105,7 @@ def test_the_events_come_in_their_order() -> None:
 def test_every_event_has_its_name_and_its_number() -> None:
     raw = played(opened(stream=True), ALL)
     blocks = raw.decode().split("\n\n")[:-1]
-    for number, (block, event) in enumerate(zip(blocks, read_events(raw), strict=True)):
+    for number, (block, event) in enumerate(zip(blocks, read_responses(raw), strict=True)):
         assert block.split("\n")[0] == f"event: {event['type']}"
         assert event["sequence_number"] == number
 
@@ -306,7 +306,7 @@ def test_it_keeps_every_promise(name: str, stream: bool) -> None:
     check_codec(
         lambda: opened(stream=stream, include=["reasoning.encrypted_content"]),
         transcript,
-        read=read_events if stream else None,
+        read=read_responses if stream else None,
         is_error=is_error if stream else lambda event: bool(event.get("error")),
         usage=transcript.usage() or Usage(final=True),
         cuts=50,
@@ -319,7 +319,7 @@ RECORDINGS = ("chat-stream", "chat-think-stream", "chat-tools-stream", "budget-t
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_recordings_keep_every_promise(name: str) -> None:
     record = load_recording(FOLDER / f"{name}.json")
-    check_codec(lambda: opened(stream=True), record, read=read_events, is_error=is_error, cuts=50)
+    check_codec(lambda: opened(stream=True), record, read=read_responses, is_error=is_error, cuts=50)
     assert document(Transcript.of(record)) == events(Transcript.of(record))[-1]["response"]
 
 
@@ -328,7 +328,7 @@ def failed(codec: Codec, transcript: Transcript) -> list[Any]:
     out = codec.feed(transcript.body)
     with pytest.raises(ApiError) as caught:
         codec.finish()
-    return read_events(out + codec.fail(caught.value))
+    return read_responses(out + codec.fail(caught.value))
 
 
 def test_a_failure_midway_is_one_event_with_the_failed_response() -> None:
@@ -346,7 +346,7 @@ def test_a_failure_midway_is_one_event_with_the_failed_response() -> None:
 def test_a_failure_before_any_event_is_told_behind_the_first_ones() -> None:
     codec = opened(stream=True)
     assert codec.heartbeat == b": ping\n\n"
-    found = read_events(codec.heartbeat + codec.fail(NoNode("no node")))
+    found = read_responses(codec.heartbeat + codec.fail(NoNode("no node")))
     assert names(found) == ["created", "in_progress", "failed"]
     assert [event["sequence_number"] for event in found] == [0, 1, 2]
 
@@ -358,14 +358,14 @@ def test_an_error_status_after_a_heartbeat_is_told() -> None:
     with pytest.raises(ModelUnknown) as caught:
         codec.finish()
     assert not codec.streams
-    assert names(read_events(codec.fail(caught.value))) == ["created", "in_progress", "failed"]
+    assert names(read_responses(codec.fail(caught.value))) == ["created", "in_progress", "failed"]
 
 
 @pytest.mark.parametrize(
     ("error", "code"), [(BadRequest("x"), "invalid_prompt"), (UpstreamFailed("x"), "server_error")]
 )
 def test_a_failed_response_has_a_code_that_clients_know(error: ApiError, code: str) -> None:
-    found = read_events(opened(stream=True).fail(error))[-1]["response"]
+    found = read_responses(opened(stream=True).fail(error))[-1]["response"]
     assert found["error"]["code"] == code
     Response.model_validate(found)
 
@@ -380,7 +380,7 @@ def test_nothing_goes_out_before_the_first_piece() -> None:
     codec = opened(stream=True)
     codec.begin(Head(200))
     assert codec.feed(Transcript.stream(piece()).body) == b""
-    assert names(read_events(codec.feed(Transcript.stream(piece("x")).body)))[:2] == ["created", "in_progress"]
+    assert names(read_responses(codec.feed(Transcript.stream(piece("x")).body)))[:2] == ["created", "in_progress"]
 
 
 def test_an_answer_of_another_node_takes_the_place_of_the_first() -> None:

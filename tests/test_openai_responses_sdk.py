@@ -96,10 +96,10 @@ def test_the_sdk_takes_a_cut_answer_for_incomplete() -> None:
 def test_the_sdk_raises_a_failure_midway_to_who_reads_events() -> None:
     with sdk(BROKEN) as client:
         stream = client.responses.create(**ASK, stream=True)
-        seen = [next(stream).type for _ in range(5)]
+        seen = [next(stream).type for _ in range(6)]
         with pytest.raises(openai.APIError, match="out of memory"):
             next(stream)
-    assert (seen[0], seen[-1]) == ("response.created", "response.output_text.delta")
+    assert (seen[0], seen[-2:]) == ("response.created", ["response.output_text.delta", "response.failed"])
 
 
 def test_the_sdk_raises_a_failure_midway_to_who_lets_it_put_the_stream_together() -> None:

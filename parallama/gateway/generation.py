@@ -12,7 +12,9 @@ from typing import Any
 
 import orjson
 
+from parallama.errors import UpstreamFailed
 from parallama.gateway.api import Inbound, Outbound
+from parallama.gateway.fields import writable
 from parallama.gateway.ndjson import NdjsonCodec, message_text
 
 STOP, LENGTH = "stop", "length"
@@ -77,7 +79,7 @@ class Generation(NdjsonCodec):
         done = message.get("done") is True
         calls = self._calls(message)
         if not self._wanted:
-            self._collect(text, thinking, calls, logprobs)
+            self.collect(text, thinking, calls, logprobs)
             if not done:
                 return b""
             self._close(message)
@@ -119,7 +121,9 @@ class Generation(NdjsonCodec):
     def document(self) -> bytes:
         """The one document for all that was `said`; `usage` is final."""
 
-    def _collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: Any) -> None:
+    def collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: Any) -> None:
+        """Keep the pieces of one message for `document`; called in their order. A dialect whose documents tell in
+        which order texts and calls came keeps them itself besides."""
         if text:
             self._texts.append(text)
         if thinking:
@@ -149,6 +153,8 @@ class Generation(NdjsonCodec):
         id = given if isinstance(given, str) and given and given not in self._ids else self._new_id(index)
         self._ids.add(id)
         arguments = function.get("arguments")
+        if not writable(arguments):
+            raise UpstreamFailed("the node sent a tool call that is nested too deeply")
         return ToolCall(
             index=index,
             id=id,

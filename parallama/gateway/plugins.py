@@ -6,7 +6,7 @@ settings ask for it (`Plugins.require`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -19,7 +19,6 @@ from parallama.errors import ConfigError
 from parallama.gateway import hookspecs
 from parallama.gateway.api import Gateway
 from parallama.gateway.fitness import Fit, Unfit, judged
-from parallama.gateway.options import make_gateway, option_names, rather
 
 GROUP = "parallama"
 """The entry point group; also the name of the pluggy project, and of the distribution whose plugins come first."""
@@ -175,18 +174,3 @@ def _introduce(plugin: Plugin, gateway: Any) -> None:
         plugin.api = api
     if isinstance(name, str) and name not in plugin.families:
         plugin.families.append(name)
-
-
-def make_gateways(classes: Sequence[type[Gateway]], options: Mapping[str, Mapping[str, Any]]) -> list[Gateway]:
-    """One gateway a class, with the options of its family from the settings section `gateways`.
-
-    Raises ConfigError for a family that is not installed, an unknown option, or a wrong value.
-    """
-    families = {gateway.name for gateway in classes}
-    for family, given in options.items():
-        if family not in families:
-            raise ConfigError(f"gateways.{family}: no such gateway{rather(family, families)}")
-        known = {name for gateway in classes if gateway.name == family for name in option_names(gateway)}
-        for key in given.keys() - known:
-            raise ConfigError(f"gateways.{family}.{key}: no such option{rather(key, known)}")
-    return [make_gateway(gateway, options.get(gateway.name, {})) for gateway in classes]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import orjson
@@ -109,9 +110,14 @@ class Output:
         """The first events. They may be made after others, as long as they go out before them."""
         return b"".join([_event(kind, number, {"response": response}) for number, kind in enumerate(_OPENING)])
 
-    def lifecycle(self, kind: str, response: dict[str, Any], **more: Any) -> bytes:
-        """`response.completed` and its like, with the whole response; `more`: members of the event besides."""
-        return self._event(f"response.{kind}", response=response, **more)
+    def lifecycle(self, kind: str, response: dict[str, Any]) -> bytes:
+        """`response.completed` and its like, with the whole response."""
+        return self._event(f"response.{kind}", response=response)
+
+    def error(self, body: Mapping[str, Mapping[str, Any]]) -> bytes:
+        """The event that SDKs raise; `body` is that of an error's whole answer."""
+        told = body["error"]
+        return self._event("error", **{name: told[name] for name in ("code", "message", "param")}, **body)
 
     def thought(self, text: str) -> bytes:
         """A piece of thinking."""

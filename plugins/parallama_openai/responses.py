@@ -1,7 +1,7 @@
 """`POST /responses`: items and events for the answers of `/api/chat`. Nothing is stored.
 
-A stream that breaks ends in one event, `response.failed`: it holds the failed response, and beside it an `error`, which
-the SDKs raise as an APIError. An event `error` behind it would tell the same twice.
+A stream that breaks ends in two events: `response.failed` holds the failed response, and `error` is what the SDKs raise
+as an APIError, for its member `error`.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class Responding(Generation):
         return orjson.dumps(self._whole())
 
     def fail(self, error: ApiError) -> bytes:
-        """The event that tells `error`, which no event may follow."""
+        """The events that tell `error`, which no event may follow."""
         if not (self._live and super().fail(error)):
             return b""
         told = {"code": _CODES.get(error.status, "server_error"), "message": str(error)}
         response = self._response("failed", self._output.items, error=told)
-        return self._opening() + self._output.lifecycle("failed", response, **error_body(error))
+        return self._opening() + self._output.lifecycle("failed", response) + self._output.error(error_body(error))
 
     def _opening(self) -> bytes:
         """The first events, once: they wait for the first piece, so that what fails before it has a status."""
