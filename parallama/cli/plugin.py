@@ -130,10 +130,10 @@ def _next(folder: Path, word: str) -> str:
     return f"""{folder} is a gateway that works. Next:
 
   cd {folder}
-  pip install -e '.[test]'     where parallama is installed
+  pip install -e '.[test]'     # where parallama is installed
   pytest
-  parallama plugin list        shows it
-  parallama quickstart         serves it, and prints a key:
+  parallama plugin list        # shows it
+  parallama quickstart         # serves it, and prints a key:
   curl 'http://127.0.0.1:8000/{word}/ask?model=llama3.2:1b' -H "Authorization: Bearer $PARALLAMA_KEY" -d 'Why?'
 
 parallama_{word}.py is the gateway; README.md says what it does."""
