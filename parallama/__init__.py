@@ -43,10 +43,12 @@ if TYPE_CHECKING:
         Route,
         Use,
     )
+    from parallama.gateway.counting import CountedCodec
     from parallama.gateway.fields import Fields, read_body
     from parallama.gateway.generation import Generation, Said, ToolCall
     from parallama.gateway.hookspecs import hookimpl
-    from parallama.gateway.ndjson import CountedCodec, NdjsonCodec, json_line
+    from parallama.gateway.lines import json_line
+    from parallama.gateway.ndjson import NdjsonCodec
 
 __all__ = [
     "ApiError",
@@ -94,6 +96,8 @@ _HOMES = (
     "parallama.gateway.fields",
     "parallama.gateway.generation",
     "parallama.gateway.hookspecs",
+    "parallama.gateway.counting",
+    "parallama.gateway.lines",
     "parallama.gateway.ndjson",
     "parallama.errors",
     "parallama.exchange",

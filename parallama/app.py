@@ -13,12 +13,14 @@ from contextlib import AbstractAsyncContextManager
 from aiohttp import web
 
 from parallama.admin import state
+from parallama.admin.control import control_app, gateway_metrics
+from parallama.admin.discovery import discovery
 from parallama.admin.gateways import Following, GatewayRecords
 from parallama.config import Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.exchange import IdGenerator
-from parallama.gateway.families import Families
+from parallama.gateway.families import Family
 from parallama.gateway.plugins import Plugins
 from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
@@ -42,6 +44,8 @@ READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
 RECORDER = web.AppKey("recorder", Recorder)
 BOOKS = web.AppKey("books", Books)
+CONTROL = web.AppKey("control", web.Application)
+"""Of the root application: what the control socket answers."""
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -52,7 +56,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     traffic = Traffic()
     database = Database(database_url, settings.database)
     plugins = Plugins.load()
-    families = Families(plugins.classes(), settings.gateways)
+    families = plugins.families(settings.gateways)
     for problem in plugins.problems:
         _log.error("plugin not used", extra={"fields": {"problem": problem}})
     following = Following(GatewayRecords(database), families)
@@ -82,15 +86,16 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
         app.cleanup_ctx.append(_entered(part.running))
 
     for family in families:
-        for mounted in family.mounted:
-            around = [
-                account(family.name, books, lambda: readiness.over),
-                answer_errors(mounted),
-                authenticate(mounted, callers, books),
-            ]
-            mount(app, mounted, relay, around)
+        _mount(app, family, relay, books, callers)
 
-    asks = state.guarded
+    settle, asks = books.settle, state.guarded
+    status = state.status(families, pool, traffic, settle)
+    app[CONTROL] = control_app(
+        {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
+    )
+    if settings.discovery.enabled:
+        app.router.add_get("/discovery", discovery(families, plugins, settings.discovery.cache_s))
+    scrape = state.metrics(metrics, recorder, database, listener, settle)
     app.add_routes(
         [
             web.get("/", state.root(families)),
@@ -98,14 +103,21 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
             web.get("/ollama/", state.liveness),
             web.get("/healthz", state.healthz),
             web.get("/readyz", state.readyz(readiness)),
-            web.get("/status", asks(state.status(families, pool, traffic, books.settle), "view_metrics", callers)),
-            web.get(
-                "/metrics",
-                asks(state.metrics(metrics, recorder, database, listener, books.settle), "view_metrics", callers),
-            ),
+            web.get("/status", asks(status, "view_metrics", callers)),
+            web.get("/metrics", asks(scrape, "view_metrics", callers)),
         ]
     )
     return app
+
+
+def _mount(app: web.Application, family: Family, relay: Relay, books: Books, callers: Callers) -> None:
+    for mounted in family.mounted:
+        around = [
+            account(family.name, books, lambda: app[READINESS].over),
+            answer_errors(mounted),
+            authenticate(mounted, callers, books),
+        ]
+        mount(app, mounted, relay, around)
 
 
 def _entered(

@@ -14,7 +14,8 @@ import pytest
 from parallama.errors import ApiError
 from parallama.exchange import Usage
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
-from parallama.gateway.ndjson import NdjsonCodec, json_line
+from parallama.gateway.lines import json_line
+from parallama.gateway.ndjson import NdjsonCodec
 from parallama.testing import Transcript, check_codec, inbound
 
 WORDS = ["Grüße, ", "dies ist ", "ein 😂 ", "Text, ", "der nirgends stehen soll. " * 20]

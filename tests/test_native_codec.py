@@ -23,7 +23,7 @@ from parallama.errors import (
 )
 from parallama.exchange import Usage
 from parallama.gateway.api import Body, Codec, Head, Inbound, Use
-from parallama.gateway.ndjson import read_object
+from parallama.gateway.lines import read_object
 from parallama.testing import check_codec, load_recording
 
 NATIVE = OllamaNative()

@@ -18,5 +18,5 @@ def test_every_package_is_in_the_wheel() -> None:
     named, placed = _layout()
     ours = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "parallama").rglob("__init__.py")}
     plugins = {p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py")}
-    assert named == ours | plugins | {"parallama.migrations"}
+    assert named == ours | plugins | {"parallama.migrations", "parallama.template"}
     assert all((ROOT / folder).is_dir() for folder in placed.values())

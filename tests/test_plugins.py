@@ -347,3 +347,32 @@ def test_a_plugin_adds_commands(install: Install) -> None:
     group = click.Group()
     Plugins.load([install("greeter", register_commands=register_commands)]).add_commands(group)
     assert "greet" in group.commands
+
+
+@pytest.mark.parametrize("section", ["old", "echo"], ids=["entry point", "family"])
+def test_a_broken_plugin_keeps_the_server_from_starting_only_if_its_section_asks_for_it(
+    install: Install, section: str
+) -> None:
+    class Old(Echo):
+        api = API + 1
+
+    plugins = Plugins.load([install("old", **_offers(Old))])
+    assert list(plugins.families({})) == []
+    assert list(plugins.families({section: {"enabled": False, "shout": True}})) == []
+    with pytest.raises(ConfigError, match=f"gateways.{section}: .*generation"):
+        plugins.families({section: {}})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3)], ids=repr)
+def test_options_that_make_a_stranger_s_code_raise_are_the_operator_s_error(
+    install: Install, error: BaseException
+) -> None:
+    class Moody(Echo):
+        def __init__(self, options=None):
+            super().__init__(options)
+            if self.options.times > 1:
+                raise error
+
+    plugins = Plugins.load([install("moody", **_offers(Moody))])
+    with pytest.raises(ConfigError, match=r"gateways.echo: Moody cannot be made"):
+        plugins.families({"echo": {"times": 2}})

@@ -16,7 +16,8 @@ from recorded import Recording, fragmentations, open_codec, recording
 from parallama.errors import ApiError, BadRequest, ModelUnknown, NotAllowedMethod, NotFound, UpstreamFailed
 from parallama.exchange import Usage
 from parallama.gateway.api import Codec, Head
-from parallama.gateway.ndjson import NdjsonCodec, json_line, node_error
+from parallama.gateway.lines import json_line
+from parallama.gateway.ndjson import NdjsonCodec, node_error
 from parallama.testing import Transcript, check_codec, load_recording
 
 SIMPLE = OllamaSimple()

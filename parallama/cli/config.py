@@ -26,12 +26,11 @@ def config() -> None:
 def check(path: Path | None, option: Path | None) -> None:
     """Say everything that is wrong with the settings: the file's, and what the environment adds."""
     from parallama.errors import ConfigError
-    from parallama.gateway.families import Families
     from parallama.gateway.plugins import Plugins
 
     resolved = _resolve(path or option)
     try:
-        Families(Plugins.load().classes(), resolved.settings.gateways)
+        Plugins.load().families(resolved.settings.gateways)
     except ConfigError as error:
         raise click.ClickException(f"{resolved.file or 'the environment'}: {error}") from error
     click.echo(f"{resolved.file or 'no settings file, the defaults are in force'}: ok")

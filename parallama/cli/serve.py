@@ -49,12 +49,11 @@ def run_server(ctx: Context, bound: Callable[[], socket.socket], work: Work) -> 
 
     from parallama.config import secrets
     from parallama.errors import ApiError, ConfigError
-    from parallama.gateway.families import Families
     from parallama.gateway.plugins import Plugins
     from parallama.logs import logging_to
 
     try:
-        Families(Plugins.load().classes(), ctx.settings.gateways)  # before anything is started for them
+        Plugins.load().families(ctx.settings.gateways)  # before anything is started for them
         with bound() as listening, logging_to(ctx.settings.logs, secrets(ctx.settings)):
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_until_signal(work(ctx, listening)))

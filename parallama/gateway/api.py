@@ -48,7 +48,10 @@ class Models(Protocol):
     is `name:latest`.
     """
 
-    def exists(self, name: str) -> bool: ...
+    def exists(self, name: str) -> bool:
+        """Whether a node has it, or what it is an alias of."""
+        ...
+
     def capabilities(self, name: str) -> frozenset[str]:
         """Such as `completion`, `embedding`, `tools`, `thinking`; empty when unknown."""
         ...

@@ -14,8 +14,9 @@ import orjson
 
 from parallama.errors import UpstreamFailed
 from parallama.gateway.api import Inbound, Outbound
+from parallama.gateway.counting import message_text
 from parallama.gateway.fields import writable
-from parallama.gateway.ndjson import NdjsonCodec, message_text
+from parallama.gateway.ndjson import NdjsonCodec
 
 STOP, LENGTH = "stop", "length"
 """Why a model ends: it is done, or it may not go on. Whatever else Ollama says (`load`, `unload`) is a stop."""

@@ -23,9 +23,15 @@ def make_gateway(gateway: type[Gateway], given: Mapping[str, Any]) -> Gateway:
     known = option_names(gateway)
     try:
         options: Any = TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
+        return gateway(options)
     except ValidationError as error:
         raise ConfigError(f"gateways.{gateway.name}.{first_error(error)}") from None
-    return gateway(options)
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ConfigError(
+            f"gateways.{gateway.name}: {gateway.__name__} cannot be made: {type(error).__name__}"
+        ) from error
 
 
 def first_error(error: ValidationError) -> str:

@@ -6,7 +6,7 @@ settings ask for it (`Plugins.require`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +18,7 @@ import pluggy
 from parallama.errors import ConfigError
 from parallama.gateway import hookspecs
 from parallama.gateway.api import Gateway
+from parallama.gateway.families import Document, Families
 from parallama.gateway.fitness import Fit, Unfit, judged
 
 GROUP = "parallama"
@@ -117,6 +118,15 @@ class Plugins:
         ]
         if faults:
             raise ConfigError("\n".join(faults))
+
+    def families(self, sections: Mapping[str, Document]) -> Families:
+        """The families as the settings below `gateways` have them. Raises ConfigError for what cannot be in force, and
+        for a plugin that cannot be used though its section asks for it; one that is switched off is left alone."""
+        wanted = {name for name, section in sections.items() if section.get("enabled") is not False}
+        self.require(wanted)
+        names = {gateway.name for gateway in self.classes()}
+        broken = {name for plugin in self.found if plugin.problems for name in (plugin.name, *plugin.families)}
+        return Families(self.classes(), {k: v for k, v in sections.items() if k in names or k not in broken})
 
     def add_commands(self, cli: click.Group) -> None:
         """Let every plugin add its commands."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from parallama.gateway.api import Codec
+from parallama.gateway.counting import prompt_bytes
 from parallama.gateway.names import canonical
-from parallama.gateway.ndjson import prompt_bytes
 
 _BYTES_A_TOKEN = 4
 """Ollama's own guess, where nothing is known."""

@@ -13,7 +13,7 @@ import orjson
 
 from parallama.errors import UpstreamFailed
 from parallama.gateway.generation import ToolCall
-from parallama.gateway.ndjson import read_object
+from parallama.gateway.lines import read_object
 from parallama.gateway.sse import event
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from parallama.errors import BadRequest
 from parallama.gateway.api import Inbound, Models, Outbound
+from parallama.gateway.counting import prompt_bytes
 from parallama.gateway.fields import Fields, read_body, shown
-from parallama.gateway.ndjson import prompt_bytes
 from parallama_anthropic.blocks import native_messages
 
 IMAGE_TOKENS = 800

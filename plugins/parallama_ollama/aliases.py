@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from parallama.gateway.lines import json_line
 from parallama.gateway.names import canonical
-from parallama.gateway.ndjson import json_line
 
 _HEAD = b'{"model":"'
 """How every line that names the model begins: Ollama's answer types have it as their first member."""

@@ -14,18 +14,9 @@ import orjson
 
 from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
-from parallama.gateway.ndjson import (
-    MAX_LINE,
-    NDJSON,
-    CountedCodec,
-    LineTooLong,
-    OpenLine,
-    json_line,
-    message_text,
-    node_error,
-    read_object,
-    text_bytes,
-)
+from parallama.gateway.counting import CountedCodec, message_text, text_bytes
+from parallama.gateway.lines import MAX_LINE, NDJSON, LineTooLong, OpenLine, json_line, read_object
+from parallama.gateway.ndjson import node_error
 from parallama_ollama.aliases import Renaming, with_aliases
 
 _WHOLE = 1024 * 1024

@@ -15,7 +15,9 @@ import orjson
 
 from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
-from parallama.gateway.ndjson import NDJSON, NdjsonCodec, json_line, message_text
+from parallama.gateway.counting import message_text
+from parallama.gateway.lines import NDJSON, json_line
+from parallama.gateway.ndjson import NdjsonCodec
 from parallama_ollama.aliases import with_aliases
 from parallama_ollama.native import error_reply
 from parallama_ollama.questions import CHAT, EMBEDDINGS, GENERATE, Question
