@@ -7,10 +7,11 @@ import pytest
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
+from parallama.proxy.heartbeats import Heartbeats
 from parallama.testing import BUSY, Answer, FakeOllama, Fault
 
 SETTINGS = {"relay": {"heartbeat_after_s": 0.05, "heartbeat_s": 0.05}}
-pytestmark = pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])
+settings = pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])
 
 SAID = [{"role": "user", "content": "hello"}]
 OPENAI = ("/v1/chat/completions", {"model": "llama3.2:1b", "messages": SAID, "stream": True}, b": ping\n\n")
@@ -44,6 +45,7 @@ async def rest(client: RawClient) -> bytes:
 
 
 @streams
+@settings
 async def test_a_stream_that_waits_for_its_node_is_kept_alive_and_then_complete(
     gateway: RunningGateway, node: FakeOllama, path: str, body: object, beat: bytes
 ) -> None:
@@ -73,6 +75,7 @@ async def test_a_stream_that_waits_for_its_node_is_kept_alive_and_then_complete(
     ],
     ids=["busy", "unknown", "reset"],
 )
+@settings
 async def test_what_goes_wrong_after_a_heartbeat_is_told_in_the_stream_and_the_row_keeps_the_true_status(
     gateway: RunningGateway, node: FakeOllama, path: str, body: object, beat: bytes, fault: Answer, status: int
 ) -> None:
@@ -104,6 +107,7 @@ async def test_what_goes_wrong_after_a_heartbeat_is_told_in_the_stream_and_the_r
     ],
     ids=["ndjson", "simple", "document"],
 )
+@settings
 async def test_lines_and_documents_wait_in_silence_and_an_error_keeps_its_status(
     gateway: RunningGateway, node: FakeOllama, path: str, body: object
 ) -> None:
@@ -121,6 +125,7 @@ async def test_lines_and_documents_wait_in_silence_and_an_error_keeps_its_status
         assert (await client.answer()).status == 503
 
 
+@settings
 async def test_a_client_that_leaves_while_it_is_kept_alive_frees_the_node(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
@@ -134,9 +139,35 @@ async def test_a_client_that_leaves_while_it_is_kept_alive_frees_the_node(
     assert (row["status"], row["outcome"], row["error"]) == (499, "cancelled", "client_left")
 
 
+@settings
 async def test_nobody_is_kept_alive_for_longer_than_he_waits(gateway: RunningGateway, node: FakeOllama) -> None:
     async with raw_client(gateway.port) as client:
         for _ in range(3):
             assert (await client.ask("POST", *OPENAI[:2], f"Authorization: Bearer {gateway.key}")).status == 200
     await eventually(lambda: all(seen.done.is_set() for seen in node.seen("/api/chat")))
     assert len(await gateway.rows(3)) == 3
+
+
+async def test_a_heartbeat_that_is_a_bug_does_not_end_those_of_others(caplog: pytest.LogCaptureFixture) -> None:
+    beaten = asyncio.Semaphore(0)
+
+    async def bad() -> None:
+        raise TypeError("no bytes")
+
+    async def good() -> None:
+        beaten.release()
+
+    async def beats() -> str:
+        for _ in range(3):
+            await asyncio.wait_for(beaten.acquire(), 30)
+        return "whole"
+
+    heartbeats = Heartbeats(0.01, 0.01)
+    never = asyncio.Event()
+    async with heartbeats.running(), asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(heartbeats.during(never.wait(), bad))
+        await eventually(lambda: bool(caplog.records))
+        assert await heartbeats.during(beats(), good) == "whole"
+        never.set()
+        await task
+    assert [record.exc_info is not None for record in caplog.records] == [True]

@@ -6,11 +6,14 @@ One task looks after all who wait. A heartbeat commits the answer's head: nothin
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from parallama.errors import ClientLeft
+
+_error = logging.getLogger("parallama.error")
 
 _LOOKS = 8
 """In the shortest time that is waited."""
@@ -57,5 +60,13 @@ class Heartbeats:
             for beat in [beat for beat, due in self._due.items() if due <= now]:
                 if beat in self._due:
                     self._due[beat] = now + self._every_s
-                    with suppress(ClientLeft):  # its own handler hears of it too
-                        await beat()
+                    await self._try(beat)
+
+    async def _try(self, beat: Beat) -> None:
+        try:
+            await beat()
+        except ClientLeft:  # its own handler hears of it too
+            self._due.pop(beat, None)
+        except Exception:  # noqa: BLE001 - a stranger's heartbeat must not end those of all others
+            self._due.pop(beat, None)
+            _error.exception("bug")
