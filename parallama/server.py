@@ -1,4 +1,4 @@
-"""Runs the application: the listening socket, signals, readiness, the orderly stop.
+"""Runs the application: the listening socket, the control socket, signals, readiness, the orderly stop.
 
 A stop lets what was accepted finish: readiness falls, `drain` has `server.drain_s`, what is left is cut off, records
 are flushed. While it drains, each answer is the last one of its connection.
@@ -14,15 +14,16 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from parallama.admin import control
 from parallama.admin.state import Readiness
-from parallama.app import BOOKS, POOL, READINESS, RECORDER, build_app
+from parallama.app import BOOKS, CONTROL, POOL, READINESS, RECORDER, build_app
 from parallama.config import Settings
 from parallama.drain import InFlight, drain
 from parallama.errors import ConfigError, Unavailable
@@ -79,7 +80,7 @@ async def run(settings: Settings, database_url: str, listening: socket.socket, s
     try:
         await runner.setup()
         site = web.SockSite(runner, listening, backlog=_BACKLOG)
-        with _announced(state / STATE_FILE, _facts(settings, listening)):
+        async with _reachable(state, _facts(settings, listening), app[CONTROL]):
             _rarely_collect()
             await site.start()
             _log.info("listening", extra={"fields": {"url": url_of(listening)}})
@@ -148,6 +149,14 @@ def _on_signals(readiness: Readiness, stop: asyncio.Event, unfinished: Callable[
 def _facts(settings: Settings, listening: socket.socket) -> Mapping[str, object]:
     nodes = [{"name": node.name, "url": node.url} for node in settings.nodes]
     return {"pid": os.getpid(), "url": url_of(listening), "nodes": nodes}
+
+
+@asynccontextmanager
+async def _reachable(state: Path, facts: Mapping[str, object], answers: web.Application) -> AsyncIterator[None]:
+    """Tell in the state directory of the server, and let the commands ask it there."""
+    with _announced(state / STATE_FILE, facts):
+        async with control.serving(answers, state):
+            yield
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_wrong_settings_are_named(here: Place) -> None:
 
 def test_options_of_a_gateway_that_is_not_there_are_named(here: Place, database_url: str) -> None:
     text = said(here, PARALLAMA_DB_URL=database_url, PARALLAMA__GATEWAYS="{nowhere: {}}")
-    assert "gateways.nowhere: no such gateway; there are ollama" in text
+    assert "gateways.nowhere: no such gateway; there are anthropic, ollama, openai" in text
 
 
 def test_a_database_that_does_not_answer_is_said(here: Place) -> None:

@@ -15,6 +15,7 @@ _COMMANDS = {
     "config": "Check and show the settings.",
     "db": "The schema of the database.",
     "doctor": "Check the database, Redis and the nodes, and send a hello request.",
+    "gateway": "Gateways: what is set for them, and their figures.",
     "key": "API keys.",
     "plugin": "Gateways: what is installed, and a new one.",
     "quickstart": "Everything on this machine, at once: database, first key, gateway.",

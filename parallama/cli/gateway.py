@@ -1,0 +1,239 @@
+"""`parallama gateway`: what is set for each family, what is to be set, and the figures of a running server.
+
+What is set here is recorded in the database, over the settings file; every running server follows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
+
+if TYPE_CHECKING:
+    from parallama.admin.gateways import GatewayRecords
+    from parallama.gateway.families import Document, Families, Family
+
+Flag = Callable[[Callable[..., None]], Callable[..., None]]
+
+_COLUMNS = ["gateway", "key", "value", "from"]
+
+
+def _named(value: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, sign, text = value.partition("=")
+    if not sign or not name.strip():
+        raise click.BadParameter(f"{value!r} is no NAME=VALUE")
+    return name.strip(), text.strip()
+
+
+def _plain(value: str) -> tuple[str, str]:
+    """NAME=VALUE without a further `=`, which would have to be one of the name."""
+    if value.count("=") > 1:
+        raise click.BadParameter(f"{value!r} has more than one '='; names with it can only be set with --from")
+    return _named(value)
+
+
+def _switch(value: str) -> tuple[str, bool]:
+    """NAME=on/off."""
+    name, text = _plain(value)
+    return name, click.BOOL.convert(text, None, None)
+
+
+def _parameter(value: str) -> tuple[str, str, str]:
+    """ALIAS:PATH=VALUE; an alias may have colons, a path has none."""
+    left, text = _named(value)
+    alias, _, path = left.rpartition(":")
+    if not alias or not path:
+        raise click.BadParameter(f"{value!r} is no ALIAS:PATH=VALUE")
+    return alias, path, text
+
+
+def _many(flag: str, name: str, metavar: str, convert: Callable[[str], object], text: str) -> Flag:
+    return click.option(flag, name, multiple=True, metavar=metavar, type=convert, help=text)
+
+
+_FLAGS = (
+    _many("--model-mapping", "model_mappings", "ALIAS=MODEL", _plain, "A name of the family for a node's model."),
+    _many("--no-model-mapping", "no_model_mappings", "ALIAS", str, "Take the name away."),
+    _many("--num-ctx", "num_ctx", "ALIAS=N", _plain, "Its tokens of context; empty: the node's own."),
+    _many("--keep-alive", "keep_alive", "ALIAS=T", _plain, "How long it stays loaded: seconds, or such as 30m."),
+    _many("--parameter", "parameters", "ALIAS:PATH=VALUE", _parameter, "Its default, such as options.seed."),
+    _many("--force-parameter", "forced", "ALIAS:PATH=VALUE", _parameter, "Whatever the client says."),
+    click.option("--default-model", metavar="MODEL", help="Answers requests that name none."),
+    click.option("--no-default-model", is_flag=True, help="Refuse requests that name none."),
+    _many("--endpoint", "endpoints", "NAME=on/off", _switch, "One that is off answers 404."),
+    _many("--option", "options", "NAME=VALUE", _named, "An option of the plugin; the value is YAML."),
+    click.option("--from", "from_file", type=click.Path(path_type=Path), help="A file with a section for the family."),
+    click.option("--reset", is_flag=True, help="Forget what was recorded: the settings file alone is in force."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object."),
+)
+
+
+def _config_options(command: Callable[..., None]) -> Callable[..., None]:
+    for flag in reversed(_FLAGS):
+        command = flag(command)
+    return command
+
+
+@click.group()
+def gateway() -> None:
+    """Gateways: what is set for them, and their figures."""
+
+
+@gateway.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@settings_options
+def status(ctx: Context, as_json: bool) -> None:
+    """Show what is in force for every gateway, and where it came from."""
+
+    async def work() -> list[dict[str, Any]]:
+        async with _opened(ctx) as (families, records):
+            found = await records.all()
+        return [_report(family, found.get(family.name, {})) for family in families]
+
+    reports = run(work())
+    if as_json:
+        echo_json(reports)
+    else:
+        echo_rows([row for report in reports for row in _rows(report)], _COLUMNS, False)
+
+
+@gateway.command()
+@click.argument("name", metavar="GATEWAY")
+@click.option("--enabled", type=click.BOOL, required=True, help="true or false.")
+@settings_options
+def toggle(ctx: Context, name: str, enabled: bool) -> None:
+    """Switch a gateway on or off, in every running server."""
+
+    async def work() -> Family:
+        async with _opened(ctx, name) as (families, records):
+            await records.change(families[name], {"enabled": enabled})
+        return families[name]
+
+    mounts = ", ".join(path for one in run(work()).classes for path in one.paths)
+    click.echo(f"gateway {name} is now " + (f"enabled at {mounts}" if enabled else f"disabled: {mounts} answer 404"))
+
+
+@gateway.command()
+@click.argument("name", metavar="GATEWAY")
+@_config_options
+@settings_options
+def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) -> None:
+    """Change what is set for a gateway, in every running server; without a change, show it.
+
+    What is not named stays as it is, also the other parameters of an alias. An empty VALUE takes a value away.
+    """
+    from parallama.cli.changes import Changes
+
+    if flags["default_model"] is not None and flags["no_default_model"]:
+        raise click.UsageError("give --default-model or --no-default-model")
+    if reset and any(flags.values()):
+        raise click.UsageError("--reset goes with no other change")
+
+    async def work() -> dict[str, Any]:
+        async with _opened(ctx, name) as (families, records):
+            family = families[name]
+            if reset:
+                await records.forget(family)
+            _follow(family, (await records.all()).get(name, {}))
+            if patch := Changes(**flags).patch(family):
+                await records.change(family, patch)
+            return _report(family, (await records.all()).get(name, {}))
+
+    report = run(work())
+    if as_json:
+        echo_json(report)
+    else:
+        echo_rows(list(_rows(report)), _COLUMNS, False)
+
+
+@gateway.command()
+@click.option("--gateway", "name", help="Only this one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@settings_options
+def metrics(ctx: Context, name: str | None, as_json: bool) -> None:
+    """Show the figures of the running server: counts since its start, rate and latency over the last minute."""
+    from parallama.admin.control import asked
+    from parallama.errors import ApiError
+    from parallama.gateway.options import rather
+
+    try:
+        found = asked(ctx.state, "/gateways/metrics")["gateways"]
+    except ApiError as error:
+        raise click.ClickException(str(error)) from error
+    if name is not None and name not in found:
+        raise click.ClickException(f"there is no gateway {name!r}{rather(name, found)}")
+    rows = [{"gateway": one, **figures} for one, figures in found.items() if name in (None, one)]
+    echo_rows(rows, list(rows[0]) if rows else ["gateway"], as_json)
+
+
+@asynccontextmanager
+async def _opened(ctx: Context, name: str | None = None) -> AsyncIterator[tuple[Families, GatewayRecords]]:
+    """The families as the settings have them, and the records. Raises ConfigError when there is no family `name`."""
+    from parallama.admin.gateways import GatewayRecords
+    from parallama.gateway.plugins import Plugins
+
+    families = Plugins.load().families(ctx.settings.gateways)
+    if name is not None:
+        families[name]
+    async with open_database(ctx) as database:
+        yield families, GatewayRecords(database)
+
+
+def _follow(family: Family, record: Document) -> str | None:
+    """Put in force what was recorded; why that cannot be, where it cannot: then the settings file alone is."""
+    from parallama.errors import ConfigError
+    from parallama.gateway.families import merged
+
+    try:
+        family.set(merged(family.base, record))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _report(family: Family, record: Document) -> dict[str, Any]:
+    from parallama.admin.standing import standing
+
+    problem = _follow(family, record)
+    return {**standing(family, {} if problem else record), "problem": problem}
+
+
+def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A table's rows: of the endpoints only those that are off."""
+    from parallama.admin.standing import places
+
+    name, origins = report["name"], report["from"]
+    yield {"gateway": name, "key": "mounts", "value": ", ".join(report["mounts"]), "from": "plugin"}
+    for key, place, value in places(report):
+        if place[0] != "endpoints" or value is False:
+            yield {"gateway": name, "key": key, "value": _words(value, place), "from": origins[key]}
+    if report["problem"]:
+        yield {"gateway": name, "key": "problem", "value": report["problem"], "from": "recorded"}
+
+
+def _words(value: Any, place: tuple[str, ...]) -> str | None:
+    import orjson
+
+    if place[0] == "endpoints":
+        return "off"
+    if place[0] == "model_mappings":
+        return ", ".join(_mapping_words(value))
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _mapping_words(mapping: Mapping[str, Any]) -> Iterator[str]:
+    import orjson
+
+    yield mapping["model"]
+    for name in ("num_ctx", "keep_alive"):
+        if mapping[name] is not None:
+            yield f"{name} {mapping[name]}"
+    for path, one in mapping["parameters"].items():
+        forced = "" if one["allow_override"] else " (forced)"
+        yield f"{path} {orjson.dumps(one['value']).decode()}{forced}"
