@@ -31,7 +31,7 @@ async def found(gateway: RunningGateway) -> Any:
 async def switch(gateway: RunningGateway, *, enabled: bool) -> None:
     """Switch the family `ollama`, and return when the gateway follows."""
     families = Families(Plugins.load().classes(), {})
-    await GatewayRecords(gateway.database).change(families["ollama"], {"enabled": enabled})
+    await GatewayRecords(gateway.database).change(families["ollama"], lambda _: {"enabled": enabled})
 
     async def follows() -> bool:
         return (await ask(gateway, "/ollama/api/version")).status == (200 if enabled else 404)

@@ -396,7 +396,7 @@ async def test_a_change_that_was_told_while_nobody_listened_still_arrives(databa
         wire.cut()
         await eventually(lambda: _answers(gateway, "/readyz", 503))
         family = Families(Plugins.load().classes(), {})["ollama"]
-        await GatewayRecords(direct).change(family, {"enabled": False})
+        await GatewayRecords(direct).change(family, lambda _: {"enabled": False})
         assert (await ask(gateway, "/ollama/v1/models")).status == 200
         wire.down = False
         await eventually(lambda: _answers(gateway, "/ollama/v1/models", 404))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 import orjson
 
@@ -33,13 +32,17 @@ class GatewayRecords:
         rows = await self._database.fetch(_QUERIES.gateways)
         return {row["name"]: orjson.loads(row["settings"]) for row in rows}
 
-    async def change(self, family: Family, patch: Mapping[str, Any]) -> Document:
-        """Set what `patch` says over what was set before; a null takes a value of the settings file away. Returns what
-        is then in force. Raises ConfigError, and nothing has changed, when that cannot be."""
+    async def change(self, family: Family, patch: Callable[[Document], Document]) -> Document:
+        """Set what `patch` makes of what is in force over what was set before, and return what is then in force; nobody
+        else changes it meanwhile. A null takes a value of the settings file away, an empty patch changes nothing.
+        Raises ConfigError, and nothing has changed, when that cannot be."""
         async with self._database.connection() as one, one.transaction():
             row = await one.fetchrow(_QUERIES.lock_gateway.sql, family.name)
             assert row is not None
-            record = over(orjson.loads(row["settings"]), patch)
+            record = orjson.loads(row["settings"])
+            if not (change := patch(merged(family.base, record))):
+                return merged(family.base, record)
+            record = over(record, change)
             document = merged(family.base, record)
             family.check(document)
             await one.execute(_QUERIES.set_gateway.sql, family.name, orjson.dumps(record).decode())

@@ -43,17 +43,18 @@ class Changes:
     forced: Iterable[tuple[str, str, str]] = ()
     """Likewise; for parameters that clients cannot override."""
 
-    def patch(self, family: Family) -> dict[str, Any]:
-        """What is to be recorded over what is in force of `family`; empty: nothing is to change. Raises ConfigError for
+    def patch(self, family: Family, document: Mapping[str, Any]) -> dict[str, Any]:
+        """What is to be recorded over `document`, which is in force; empty: nothing changes. Raises ConfigError for
         an alias that is not there, and for values that cannot be stored."""
         patch = _read_file(self.from_file, family.name) if self.from_file else {}
-        family.check(merged(family.document, patch))
+        if patch:
+            family.check(merged(document, patch))
         if self.default_model is not None or self.no_default_model:
             patch["default_model"] = self.default_model
         if endpoints := dict(self.endpoints):
             patch = over(patch, {"endpoints": endpoints})
         patch |= {name: self._option(family, name, text) for name, text in self.options}
-        if mappings := self._mappings(merged(family.document, patch), family.name):
+        if mappings := self._mappings(merged(document, patch), family.name):
             patch = over(patch, {"model_mappings": mappings})
         return _stored(patch, family.name)
 

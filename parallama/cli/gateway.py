@@ -112,7 +112,7 @@ def toggle(ctx: Context, name: str, enabled: bool) -> None:
 
     async def work() -> Family:
         async with _opened(ctx, name) as (families, records):
-            await records.change(families[name], {"enabled": enabled})
+            await records.change(families[name], lambda _: {"enabled": enabled})
         return families[name]
 
     mounts = ", ".join(path for one in run(work()).classes for path in one.paths)
@@ -140,9 +140,8 @@ def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) ->
             family = families[name]
             if reset:
                 await records.forget(family)
-            _follow(family, (await records.all()).get(name, {}))
-            if patch := Changes(**flags).patch(family):
-                await records.change(family, patch)
+            elif any(flags.values()):
+                await records.change(family, lambda document: Changes(**flags).patch(family, document))
             return _report(family, (await records.all()).get(name, {}))
 
     report = run(work())
