@@ -5,24 +5,27 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
-
-from parallama.gateway.api import Codec, Inbound
-from parallama.testing import inbound
 from parallama_anthropic.answers import open_messages
 from parallama_openai.chat import open_chat
 from parallama_openai.responses import open_response
+
+from parallama.gateway.api import Codec, Head, Inbound
+from parallama.testing import inbound
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import chat  # noqa: E402 - it is run from the root, not installed
-from bench.dialects import DIALECTS, NATIVE  # noqa: E402
-from bench.load import Load  # noqa: E402
+from bench.client import Wrong  # noqa: E402
+from bench.dialects import DIALECTS  # noqa: E402
+from bench.load import Generator, Load  # noqa: E402
 from bench.rounds import LOADS, TRANSLATED  # noqa: E402
 
 FIRST = chat.line(b"bench:2x0us", 0, 1)
@@ -44,7 +47,7 @@ async def _python(*arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def _load(kind: str, answer: bytes, dialect: str = NATIVE) -> tuple[int | None, str, str]:
+async def _load(kind: str, answer: bytes) -> tuple[int | None, str, str]:
     """One load on a node that says `answer` to every request, then closes."""
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +58,7 @@ async def _load(kind: str, answer: bytes, dialect: str = NATIVE) -> tuple[int | 
 
     async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        load = Load(kind=kind, port=port, key="none", connections=1, seconds=0, watch={}, chunks=2, dialect=dialect)
+        load = Load(kind=kind, port=port, key="none", connections=1, seconds=0, watch={}, chunks=2)
         return await _python("bench.load", json.dumps(asdict(load)))
 
 
@@ -72,21 +75,43 @@ def _translated(dialect: str, *, stream: bool = True) -> bytes:
 
 
 def _changed(answer: bytes, change: str) -> bytes:
-    """A stream of events that is wrong."""
+    """A stream of events that is wrong; b"" behind the last one ends it."""
     *events, end = answer.split(b"\n\n")
     first = next(place for place, event in enumerate(events) if b" 0000000 " in event)
+    before, chunks, after = events[:first], events[first : first + 2], events[first + 2 :]
     wrong: Mapping[str, list[bytes]] = {
-        "no end": events[:-1],
-        "two ends": [*events, events[-1]],
-        "no beginning": events[1:],
-        "a chunk is lost": events[:first] + events[first + 1 :],
-        "chunks are exchanged": [*events[:first], events[first + 1], events[first], *events[first + 2 :]],
-        "an error": [*events[: first + 1], b'data: {"error":{}}', *events[first + 2 :]],
-        "other counts": [event.replace(b"224", b"225") for event in events],
-        "another reason": [re.sub(rb"end_turn|\"stop\"|\"completed\"", b'"length"', event) for event in events],
+        "the end is missing": [*events[:-1], end],
+        "the end comes twice": [*events, events[-1], end],
+        "the beginning is missing": [*events[1:], end],
+        "a chunk is missing": [*before, chunks[1], *after, end],
+        "chunks are exchanged": [*before, *reversed(chunks), *after, end],
+        "a chunk is an error": [*before, b'data: {"error":{}}', *after, end],
+        "other counts": [*before, *chunks, *(event.replace(b"224", b"225") for event in after), end],
+        "another reason": [re.sub(rb'"(end_turn|stop|completed)"', b'"length"', event) for event in [*events, end]],
         "half an event more": [*events, b"data: {"],
     }
-    return b"\n\n".join([*wrong[change], *([end] if change != "half an event more" else [])])
+    return b"\n\n".join(wrong[change])
+
+
+async def _found(answer: bytes, dialect: str, kind: str = "streams") -> dict[str, Any]:
+    """What a load finds at a node that says `answer` to every request. Raises Wrong."""
+    left = asyncio.Event()
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
+                writer.write(_framed(answer))
+        writer.close()
+        left.set()
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        load = Load(kind=kind, port=port, key="none", connections=1, seconds=0.1, watch={}, chunks=2, dialect=dialect)
+        try:
+            return await Generator(load).run()
+        finally:
+            await left.wait()
 
 
 async def test_the_bench_measures_every_system_and_writes_its_table(tmp_path: Path) -> None:
@@ -128,12 +153,42 @@ async def test_a_wrong_answer_ends_the_load_with_one_line(kind: str, answer: byt
 
 
 @pytest.mark.parametrize("dialect", OPEN)
-async def test_a_translated_answer_is_known_for_right(dialect: str) -> None:
-    streamed = await _load("paced", _framed(_translated(dialect)), dialect)
-    once = await _load("once", _framed(_translated(dialect, stream=False)), dialect)
-    for code, said, err in (streamed, once):
-        assert "lost" in err or code == 0, err
-_ends_the_load_with_one_line() -> None:
+async def test_a_right_translation_is_known_for_one(dialect: str) -> None:
+    streamed = await _found(_translated(dialect), dialect)
+    assert streamed["answers"] > 0
+    assert streamed["chunks"] >= 2 * streamed["answers"]
+    whole = await _found(_translated(dialect, stream=False), dialect, "once")
+    assert whole["answers"] > 0
+
+
+@pytest.mark.parametrize("dialect", OPEN)
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("the end is missing", "a stream of"),
+        ("the end comes twice", "is another"),
+        ("the beginning is missing", "event 1 of"),
+        ("a chunk is missing", "chunk 1 came where chunk 0"),
+        ("chunks are exchanged", "chunk 1 came where chunk 0"),
+        ("a chunk is an error", "is no chunk"),
+        ("other counts", "is another"),
+        ("another reason", "is another"),
+        ("half an event more", "rest b'data: {'"),
+    ],
+)
+async def test_a_wrong_translation_ends_the_load(dialect: str, change: str, complaint: str) -> None:
+    with pytest.raises(Wrong, match=complaint):
+        await _found(_changed(_translated(dialect), change), dialect)
+
+
+@pytest.mark.parametrize("dialect", OPEN)
+async def test_a_wrong_document_ends_the_load(dialect: str) -> None:
+    document = _translated(dialect, stream=False).replace(b" 0000001 ", b" 0000002 ")
+    with pytest.raises(Wrong, match="another document"):
+        await _found(document, dialect, "once")
+
+
+async def test_a_node_that_is_not_there_ends_the_load_with_one_line() -> None:
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()

@@ -258,3 +258,11 @@ async def test_processes_that_make_the_same_partition_do_not_collide(
 async def drain(recorder: Recorder) -> None:
     async with recorder.running():
         await eventually(lambda: recorder.pending == 0)
+
+
+async def test_a_row_that_nobody_can_write_does_not_keep_others_waiting(database: Database) -> None:
+    async with Recorder(database, UsageSettings(flush_ms=10)).running() as recorder:
+        for model in ("one", ["no", "name"], "two"):
+            recorder.record(make_row(datetime.now(UTC))._replace(model_asked=model))
+        await eventually(lambda: recorder.pending == 0)
+    assert (await count(database), recorder.lost) == (2, 1)

@@ -155,7 +155,7 @@ class Recorder:
         missing = {day: row for row in batch if (day := (row.id.int >> 80) // _DAY_MS) not in self._days}
         if missing:
             await self._database.fetch(_queries.partitions, [_moment(row) for row in missing.values()])
-        await self._database.insert_new("usage", UsageRecord._fields, [_storable(row) for row in batch])
+        await self._database.insert_new("usage", UsageRecord._fields, _storable(batch))
 
     def _drop(self, error: BadRows) -> None:
         row = self._rows.popleft()
@@ -177,8 +177,15 @@ def _moment(row: UsageRecord) -> datetime:
         raise BadRows("an id that is no UUIDv7") from error
 
 
-def _storable(row: UsageRecord) -> UsageRecord:
-    """The row without what PostgreSQL cannot hold: NUL and lone surrogates, which a model's name may bring."""
+def _storable(rows: Sequence[UsageRecord]) -> list[UsageRecord]:
+    """The rows without what PostgreSQL cannot hold: NUL and lone surrogates, which a model's name may bring."""
+    try:
+        return [_clean(row) for row in rows]
+    except Exception as error:  # whatever it is, the rows behind it must not wait for ever
+        raise BadRows("a row holds what no row may hold") from error
+
+
+def _clean(row: UsageRecord) -> UsageRecord:
     if (row.model_asked or "").isprintable() and (row.model or "").isprintable():
         return row
     return row._replace(model_asked=_text(row.model_asked), model=_text(row.model))

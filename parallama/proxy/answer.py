@@ -245,6 +245,8 @@ class Answer:
         else:
             self._longest_line = max(self._longest_line, self._open_line + first)
             self._open_line = len(data) - data.rfind(b"\n") - 1
+        if len(data) > _LARGE:  # of a dialect that says the same more than once: as good as one line
+            self._longest_line = max(self._longest_line, len(data))
 
     def _look(self, transport: asyncio.WriteTransport, taken: int) -> None:
         """Cut the client off if it has taken nothing for a moment; else it reads a long line, only slowly."""

@@ -57,7 +57,7 @@ class Request:
         key = self._model_key(reading)
         if self.default and inbound.default_model and not reading.body.get(key):
             reading = Reading({**reading.body, key: inbound.default_model}, None)
-        model = reading.body.get(key) or None
+        model = (reading.body.get(key) or None) if key in self.struct.fields else None  # else of any type at all
         names = tuple(reading.body.get(name, "") for name in self.names)
         if self.missing and (model is None or (self.required_names and "" in names)):
             raise self.missing()

@@ -14,13 +14,13 @@ from asking import Gate, asked, at_rest
 from databases import fresh_database
 from openai import AsyncOpenAI, OpenAI
 from openai_clients import MODEL, QUESTION, Ai, says, text_of, writes
-from openai_fixtures import ai as ai
-from openai_fixtures import gateway as gateway
-from openai_fixtures import gateway_settings as gateway_settings
-from openai_fixtures import in_one_loop
-from openai_fixtures import node as node
-from openai_fixtures import served as served
 from running import CEILING_S, RunningGateway, running_gateway
+from shared_gateway import ai as ai
+from shared_gateway import gateway as gateway
+from shared_gateway import gateway_settings as gateway_settings
+from shared_gateway import in_one_loop
+from shared_gateway import node as node
+from shared_gateway import served as served
 
 from parallama.testing import Answer, FakeOllama, Fault
 

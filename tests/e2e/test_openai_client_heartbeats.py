@@ -11,12 +11,12 @@ import openai
 import pytest
 from asking import Gate, asked
 from openai_clients import MODEL, QUESTION, Ai, says, text_of, writes
-from openai_fixtures import ai as ai
-from openai_fixtures import gateway as gateway
-from openai_fixtures import in_one_loop
-from openai_fixtures import node as node
-from openai_fixtures import served as served
 from running import RunningGateway
+from shared_gateway import ai as ai
+from shared_gateway import gateway as gateway
+from shared_gateway import in_one_loop
+from shared_gateway import node as node
+from shared_gateway import served as served
 
 from parallama.testing import BUSY, Answer, FakeOllama
 

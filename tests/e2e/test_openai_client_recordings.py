@@ -17,14 +17,14 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types import Model as ListedModel
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
-from openai_fixtures import gateway as gateway
-from openai_fixtures import gateway_settings as gateway_settings
-from openai_fixtures import in_one_loop
-from openai_fixtures import node as node
-from openai_fixtures import served as served
 from pydantic import BaseModel
 from raw_http import Got, raw_client
 from running import RunningGateway
+from shared_gateway import gateway as gateway
+from shared_gateway import gateway_settings as gateway_settings
+from shared_gateway import in_one_loop
+from shared_gateway import node as node
+from shared_gateway import served as served
 
 from parallama.simulated.models import Model
 from parallama.testing import FakeOllama, load_recording

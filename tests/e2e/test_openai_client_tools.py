@@ -8,13 +8,13 @@ from typing import Any
 import openai
 import pytest
 from openai_clients import MODEL, QUESTION, Ai, asked, calls, says, tool
-from openai_fixtures import ai as ai
-from openai_fixtures import gateway as gateway
-from openai_fixtures import gateway_settings as gateway_settings
-from openai_fixtures import in_one_loop
-from openai_fixtures import node as node
-from openai_fixtures import served as served
 from running import RunningGateway
+from shared_gateway import ai as ai
+from shared_gateway import gateway as gateway
+from shared_gateway import gateway_settings as gateway_settings
+from shared_gateway import in_one_loop
+from shared_gateway import node as node
+from shared_gateway import served as served
 
 from parallama.testing import FakeOllama
 
