@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import rounds, systems
+from bench.dialects import DIALECTS, NATIVE
 from bench.report import Results, markdown, summary
 
 _PROFILED = replace(rounds.FULL, seconds=5.0, paced_s=5.0)
+_LOADS = tuple(dict.fromkeys((*rounds.LOADS, *rounds.TRANSLATED)))
 _TOP = 40
 
 
@@ -23,7 +25,8 @@ def _options() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="plan", action="store_const", const=rounds.QUICK, help="fewer, shorter rounds")
     size.add_argument("--smoke", dest="plan", action="store_const", const=rounds.SMOKE, help="only to see that it runs")
-    size.add_argument("--profile", choices=rounds.LOADS, nargs="?", const="unary", help="profile Parallama instead")
+    size.add_argument("--profile", choices=_LOADS, nargs="?", const="unary", help="profile Parallama instead")
+    parser.add_argument("--dialect", choices=DIALECTS, default=NATIVE, help="in which it is asked for the profile")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.md"), help="the file to write")
     parser.set_defaults(plan=rounds.FULL)
     return parser.parse_args()
@@ -44,11 +47,11 @@ def _bench(plan: rounds.Plan, out: Path) -> None:
     print(f"{summary(results)}\n\nWritten to {out}.")
 
 
-def _profile(load: str) -> None:
+def _profile(load: str, dialect: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "profile"
         with systems.running(profile=file) as running:
-            rounds.Measure(running, _PROFILED, _say).profile(load)
+            rounds.Measure(running, _PROFILED, _say).profile(load, dialect)
         pstats.Stats(str(file)).strip_dirs().sort_stats("tottime").print_stats(_TOP)
 
 
@@ -60,7 +63,7 @@ def main() -> None:
     systems.raise_limits()
     try:
         if options.profile:
-            _profile(options.profile)
+            _profile(options.profile, options.dialect)
         else:
             _bench(options.plan, options.out)
     except systems.Failed as error:

@@ -1,4 +1,4 @@
-"""The conversation that is measured: the client's request, and the answers of the fake node.
+"""The conversation that is measured: what the client says, and the answers of the fake node.
 
 The model's name says how the node answers: `bench:20x50000us` streams 20 chunks, one every 50 ms. A chunk carries its
 number and the node's monotonic clock, so that whoever reads it knows that none is lost and how old it is.
@@ -6,42 +6,31 @@ number and the node's monotonic clock, so that whoever reads it knows that none 
 
 from __future__ import annotations
 
-import json
 import re
 
 PATH = "/api/chat"
 
 _MODEL = re.compile(rb'"model":"(bench:(\d+)x(\d+)us)"')
-_HISTORY = (
+HISTORY = (
     ("system", "You are a helpful assistant of the physics department. " * 4),
     ("user", "Why is the sky blue, and why is it red in the evening? " * 4),
     ("assistant", "Air scatters short waves of light more than long ones. " * 3),
     ("user", "Explain it to a child of six, in three short sentences."),
 )
+"""Role and text of each message."""
+PROMPT_TOKENS = 224
+"""What the node counts for it."""
 _CREATED = b'"created_at":"2026-11-21T01:55:54.061365998Z"'
 _COUNTS = (
     b'"done":true,"done_reason":"stop","total_duration":20274322,"load_duration":2647633,'
-    b'"prompt_eval_count":224,"prompt_eval_duration":3383000,"eval_count":%d,"eval_duration":9789000}'
+    b'"prompt_eval_count":%d,"prompt_eval_duration":3383000,"eval_count":%d,"eval_duration":9789000}'
 )
-_MORE = b'"},"done":false}\n'
 _TEXT = " It is the light of the sun that the air throws about, and blue is thrown the most."
 
 
 def model(chunks: int, interval_us: int) -> str:
     """The model that answers in so many chunks, so many microseconds apart."""
     return f"bench:{chunks}x{interval_us}us"
-
-
-def request(port: int, key: str, named: str, *, stream: bool) -> bytes:
-    """The very bytes of one chat request, about 0.9 KB of body."""
-    messages = [{"role": role, "content": content.strip()} for role, content in _HISTORY]
-    document = {"model": named, "messages": messages, "stream": stream, "options": {"seed": 3, "temperature": 0.7}}
-    body = json.dumps(document, separators=(",", ":")).encode()
-    head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench\r\nAccept: */*\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def asked(body: bytes) -> tuple[bytes, int, int]:
@@ -56,21 +45,16 @@ def asked(body: bytes) -> tuple[bytes, int, int]:
 def document(named: bytes, chunks: int) -> bytes:
     """The answer in one document, about 400 bytes."""
     message = b'"message":{"role":"assistant","content":"%s"}' % _TEXT.encode()
-    return b'{"model":"%s",%s,%s,%s' % (named, _CREATED, message, _COUNTS % chunks)
+    return b'{"model":"%s",%s,%s,%s' % (named, _CREATED, message, _COUNTS % (PROMPT_TOKENS, chunks))
 
 
 def line(named: bytes, number: int, now_ns: int) -> bytes:
     """One line of a stream."""
-    message = b'"message":{"role":"assistant","content":" %07d %018d' % (number, now_ns)
-    return b'{"model":"%s",%s,%s%s' % (named, _CREATED, message, _MORE)
+    message = b'"message":{"role":"assistant","content":" %07d %018d"}' % (number, now_ns)
+    return b'{"model":"%s",%s,%s,"done":false}\n' % (named, _CREATED, message)
 
 
 def last_line(named: bytes, chunks: int) -> bytes:
     """The line that ends a stream."""
     message = b'"message":{"role":"assistant","content":""}'
-    return b'{"model":"%s",%s,%s,%s\n' % (named, _CREATED, message, _COUNTS % chunks)
-
-
-def read(line: bytes) -> tuple[int, int] | None:
-    """The number and the clock (ns) of a line of a stream; None for the last one."""
-    return (int(line[-43:-36]), int(line[-35:-17])) if line.endswith(_MORE) else None
+    return b'{"model":"%s",%s,%s,%s\n' % (named, _CREATED, message, _COUNTS % (PROMPT_TOKENS, chunks))

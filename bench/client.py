@@ -13,7 +13,7 @@ from typing import cast
 
 import httptools
 
-from bench import chat
+from bench.dialects import Answer
 
 
 class Wrong(Exception):
@@ -43,18 +43,18 @@ class Client(asyncio.Protocol):
 
     def __init__(
         self,
-        named: bytes,
-        chunks: int,
+        expected: Answer,
         seen: Seen,
         on_answer: Callable[[Client], None],
         on_wrong: Callable[[Wrong], None],
     ) -> None:
-        self._named, self._chunks = named, chunks
+        self._expected = expected
+        self._chunks_from, self._chunks_to = len(expected.begin), len(expected.begin) + expected.chunks
         self._seen = seen
         self._on_answer, self._on_wrong = on_answer, on_wrong
         self._streams = False
         self._closing = False
-        self._first = False
+        self._begun = self._ever_begun = False
         self._rest = b""
         self._number = 0
 
@@ -79,8 +79,8 @@ class Client(asyncio.Protocol):
 
     @property
     def began(self) -> bool:
-        """Whether the first byte of the answer has come."""
-        return self._first
+        """Whether the first byte of an answer has come since it was made."""
+        return self._ever_begun
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -91,42 +91,51 @@ class Client(asyncio.Protocol):
             self._on_wrong(Wrong(f"{type(cause).__name__}: {cause}"))
 
     def on_body(self, data: bytes) -> None:
-        if not self._first:
-            self._first = True
+        if not self._begun:
+            self._begun = self._ever_begun = True
             self._seen.first_ns.append(time.monotonic_ns() - self._asked_ns)
         if not self._streams:
             self._rest += data
             return
-        *lines, self._rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
-        for line in lines:
-            self._line(line + b"\n")
+        data = self._rest + data if self._rest else data
+        *events, self._rest = data.split(self._expected.event_end)
+        for event in events:
+            self._event(event)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() != 200:
             raise Wrong(f"status {self._parser.get_status_code()}: {self._rest[:300]!r}")
         if self._streams:
-            if self._number != self._chunks + 1 or self._rest:
-                raise Wrong(f"a stream of {self._number} lines, not {self._chunks + 1}; rest {self._rest[:300]!r}")
-        elif self._rest != chat.document(self._named, self._chunks):
+            if self._number != self._expected.events or self._rest:
+                wanted = self._expected.events
+                raise Wrong(f"a stream of {self._number} events, not {wanted}; rest {self._rest[:300]!r}")
+        elif not self._expected.document.fullmatch(self._rest):
             raise Wrong(f"another document: {self._rest[:300]!r}")
         self._seen.answers += 1
         self._reset()
         self._on_answer(self)
 
-    def _line(self, line: bytes) -> None:
-        found = chat.read(line)
-        expected = self._number
-        self._number += 1
-        if found is None:
-            if line != chat.last_line(self._named, self._chunks) or expected != self._chunks:
-                raise Wrong(f"line {expected} is no last line of {self._chunks}: {line[:300]!r}")
+    def _event(self, event: bytes) -> None:
+        place, self._number = self._number, self._number + 1
+        if self._chunks_from <= place < self._chunks_to:
+            self._chunk(event, place - self._chunks_from)
             return
-        if found[0] != expected:
-            raise Wrong(f"line {found[0]} came where line {expected} should be")
+        others = (*self._expected.begin, *self._expected.end)
+        place -= self._expected.chunks if place >= self._chunks_to else 0
+        if place >= len(others) or not others[place].fullmatch(event):
+            raise Wrong(f"event {self._number} of {self._expected.events} is another: {event[:300]!r}")
+
+    def _chunk(self, event: bytes, expected: int) -> None:
+        found = self._expected.chunk.fullmatch(event)
+        if found is None:
+            raise Wrong(f"event {self._number} is no chunk: {event[:300]!r}")
+        number, clock_ns = found.groups()
+        if int(number) != expected:
+            raise Wrong(f"chunk {int(number)} came where chunk {expected} should be")
         self._seen.chunks += 1
-        self._seen.age_ns.append(time.monotonic_ns() - found[1])
+        self._seen.age_ns.append(time.monotonic_ns() - int(clock_ns))
 
     def _reset(self) -> None:
-        self._first = False
+        self._begun = False
         self._rest = b""
         self._number = 0

@@ -12,7 +12,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import uvloop
 
 from bench import chat, proc
 from bench.client import Client, Seen, Wrong
+from bench.dialects import DIALECTS, NATIVE
 
 _WARM_S = 0.3
 _CEILING_S = 30.0
@@ -33,7 +35,7 @@ class Load:
     """What to ask whom."""
 
     kind: str
-    """once: documents, one after another on each connection. streams: the same with streams. paced: one stream on each
+    """once: documents, one after another on each connection. streams: the same with streams. paced: streams on each
     connection, all at once. held: the same, and the memory they take while nothing is sent."""
     port: int
     key: str
@@ -42,6 +44,8 @@ class Load:
     """Measured time; begins when all is warm."""
     watch: Mapping[str, Sequence[int]]
     """Processes whose CPU time is read, by what they are called; `proxy` is the one whose memory is."""
+    dialect: str = NATIVE
+    """In which all of them are asked; of DIALECTS."""
     chunks: int = 1
     interval_us: int = 0
     base: int = 0
@@ -93,8 +97,10 @@ class Generator:
         self._load = load
         self._seen = Seen()
         self._streams = load.kind != "once"
-        self._request = chat.request(load.port, load.key, load.named, stream=self._streams)
-        self._again = load.kind in ("once", "streams")
+        dialect = DIALECTS[load.dialect]
+        self._request = dialect.request(load.port, load.key, load.named, stream=self._streams)
+        self._expected = dialect.answer(load.named.encode(), load.chunks)
+        self._again = load.kind != "held"
         self._clients: list[Client] = []
         self._busy = 0
         self._idle = asyncio.Event()
@@ -113,9 +119,8 @@ class Generator:
         return work.result()
 
     async def _kind(self) -> dict[str, Any]:
-        if self._again:
-            return await self._repeated()
-        return await (self._paced() if self._load.kind == "paced" else self._held())
+        kinds = {"paced": self._paced, "held": self._held}
+        return await kinds.get(self._load.kind, self._repeated)()
 
     async def _repeated(self) -> dict[str, Any]:
         await self._open(self._load.connections)
@@ -133,6 +138,7 @@ class Generator:
         window = Window(self._seen, self._load.watch)
         await asyncio.sleep(self._load.seconds)
         found = window.close()
+        self._again = False
         await self._end()
         return found
 
@@ -149,11 +155,10 @@ class Generator:
 
     async def _open(self, count: int, per_s: float = math.inf) -> None:
         loop = asyncio.get_running_loop()
-        named = self._load.named.encode()
         due = loop.time()
         while len(self._clients) < count:
             _, client = await loop.create_connection(
-                lambda: Client(named, self._load.chunks, self._seen, self._answered, self._failed),
+                lambda: Client(self._expected, self._seen, self._answered, self._failed),
                 "127.0.0.1",
                 self._load.port,
             )
@@ -164,15 +169,15 @@ class Generator:
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _begun(self) -> None:
-        """Wait until every stream has its first chunk."""
-        async with asyncio.timeout(_CEILING_S):
+        """Wait until every stream has its first chunk. Raises Wrong."""
+        async with _within("not every stream began"):
             # looked at now and then: an event for each first byte would be measured too
             while not all(client.began for client in self._clients):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def _end(self) -> None:
-        """Wait until every answer is whole."""
-        async with asyncio.timeout(_CEILING_S):
+        """Wait until every answer is whole. Raises Wrong."""
+        async with _within("not every answer ended"):
             await self._idle.wait()
 
     def _answered(self, client: Client) -> None:
@@ -188,6 +193,15 @@ class Generator:
             self._wrong.set_exception(error)
 
 
+@asynccontextmanager
+async def _within(failing: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_CEILING_S):
+            yield
+    except TimeoutError:
+        raise Wrong(f"{failing} within {_CEILING_S:.0f} s") from None
+
+
 def percentiles_ms(spans_ns: Sequence[int]) -> list[float]:
     """The 50th and 99th percentile in milliseconds; empty when there are no spans."""
     ordered = sorted(spans_ns)
@@ -197,8 +211,8 @@ def percentiles_ms(spans_ns: Sequence[int]) -> list[float]:
 async def _main(load: Load) -> None:
     try:
         found = await Generator(load).run()
-    except (Wrong, TimeoutError, OSError) as error:
-        sys.exit(f"{load.kind}: {str(error) or 'answers did not come in time'}")
+    except (Wrong, OSError) as error:
+        sys.exit(f"{load.kind}: {error}")
     sys.stdout.write(json.dumps(found) + "\n")
 
 

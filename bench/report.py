@@ -12,15 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from bench.rounds import Found, Plan
+from bench.dialects import DIALECTS
+from bench.rounds import GATHERED, Found, Plan, Round, Translated
 from bench.systems import ROOT, Cpus
 
 _LIBRARIES = ("parallama", "aiohttp", "uvloop", "httptools", "orjson", "asyncpg")
 _BUSY_PERCENT = 90.0
 """Whoever is busier than this may be what limits the others."""
 _WAITED_PERCENT = 5.0
+_WHO = ("direct", "bare", "parallama")
 _LOADS = {
     "unary": "unary, 16 clients",
+    "gathered": f"unary, gathered from {GATHERED} chunks",
     "few": "fast streams of 10 chunks",
     "many": "fast streams of 110 chunks",
     "first": "one client, first byte",
@@ -33,8 +36,7 @@ class Results:
     """Everything that was measured."""
 
     plan: Plan
-    rounds: Sequence[Sequence[Found]]
-    """Rounds of findings of direct, bare, parallama."""
+    rounds: Sequence[Round]
     memory_kib: Sequence[float]
     """Of bare, parallama."""
     cpus: Cpus
@@ -54,6 +56,22 @@ class Row:
     """Whether what counts is the difference to direct in the same round."""
     ratio: bool = True
     """Whether the ratio says something: not of small differences that the machine's other work makes."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A line of the table of dialects: its numbers in one round, of Parallama without translation and with it."""
+
+    title: str
+    passed: Callable[[Found], float | None]
+    translated: Callable[[Translated], float | None]
+
+
+_TRANSLATIONS = (
+    Translation("chunk, fast streams", lambda f: f.fast_us, lambda t: t.chunk_us),
+    Translation("stream beside its chunks", lambda f: f.stream_us, lambda t: t.stream_us),
+    Translation(f"unary request, of {GATHERED} chunks", lambda f: f.unary_us, lambda t: t.gathered_us),
+)
 
 
 def _rows(plan: Plan) -> list[Row]:
@@ -80,6 +98,9 @@ def markdown(results: Results) -> str:
         "What is measured, and how: [docs/performance.md](../docs/performance.md). Only the ratios hold elsewhere.",
         _facts(results),
         _table(results),
+        "## What a translation costs",
+        "CPU of Parallama in µs, passed through in the native dialect and translated; the medians of the rounds.",
+        _translations(results),
         "## Was it the proxy that was measured?",
         verdict(results),
         _busy(results),
@@ -92,18 +113,17 @@ def markdown(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """What the terminal gets."""
-    return f"{_table(results)}\n\n{verdict(results)}"
+    return f"{_table(results)}\n\n{_translations(results)}\n\n{verdict(results)}"
 
 
 def verdict(results: Results) -> str:
     """Whether load, node and PostgreSQL left the proxies room; one line."""
     tight = [
-        f"{_LOADS[load]} through {name} ({share:.0f} %)"
-        for load in _LOADS
-        for name, place in (("bare", 1), ("parallama", 2))
-        if (share := median(found[place].busy[load][1] for found in results.rounds)) >= _BUSY_PERCENT
+        f"{_LOADS[load]} through {who} ({others:.0f} %)"
+        for (load, who), (_, others) in _shares(results).items()
+        if who != _WHO[0] and others >= _BUSY_PERCENT
     ]
-    rates = [median(found[place].unary_rate for found in results.rounds) for place in range(3)]
+    rates = [median(found.systems[place].unary_rate for found in results.rounds) for place in range(3)]
     faster = f"Asked directly, load and node do {rates[0] / max(rates[1:]):.1f} times the requests of the faster proxy"
     if not results.cpus.proxy:
         return f"**There is one CPU for all: latencies and rates say nothing here, CPU times do.** {faster}."
@@ -114,7 +134,7 @@ def verdict(results: Results) -> str:
 
 
 def _disturbed(results: Results) -> str:
-    waited = max(median(found[place].waited for found in results.rounds) for place in (1, 2))
+    waited = max(median(found.systems[place].waited for found in results.rounds) for place in (1, 2))
     if waited < _WAITED_PERCENT:
         return ""
     return f" **Other programs ran meanwhile:** the proxy waited {waited:.0f} % of the time for its CPU."
@@ -136,7 +156,7 @@ def _values(results: Results, row: Row, place: int) -> list[float]:
     """The row's number in every round; none where the system has no such thing."""
     values = []
     for found in results.rounds:
-        value, direct = row.of(found[place]), row.of(found[0])
+        value, direct = row.of(found.systems[place]), row.of(found.systems[0])
         if value is not None:
             values.append(value - direct if row.added and direct is not None else value)
     return values
@@ -148,15 +168,46 @@ def _ratio(bare: Sequence[float], ours: Sequence[float]) -> float | None:
     return median(b / a for a, b in pairs) if pairs else None
 
 
-def _busy(results: Results) -> str:
-    lines = [["load", *(f"{name}: proxy / load, node, PostgreSQL" for name in ("direct", "bare", "parallama"))]]
-    for load, title in _LOADS.items():
-        cells = []
-        for place in range(3):
-            proxy, others = (median(found[place].busy[load][n] for found in results.rounds) for n in (0, 1))
-            cells.append(f"{proxy:.0f} % / {others:.0f} %" if place else f"- / {others:.0f} %")
-        lines.append([title, *cells])
+def _translations(results: Results) -> str:
+    lines = [["CPU, µs", "dialect", "passed through", "translated", "added"]]
+    for row in _TRANSLATIONS:
+        for name in results.rounds[0].translated:
+            pairs = [(row.passed(one.systems[2]), row.translated(one.translated[name])) for one in results.rounds]
+            known = [(passed, ours) for passed, ours in pairs if passed is not None and ours is not None]
+            if known:
+                passed, ours = ([pair[place] for pair in known] for place in (0, 1))
+                added = [ours - passed for passed, ours in known]
+                lines.append([row.title, DIALECTS[name].title, _number(passed), _number(ours), _number(added)])
     return _markdown_table(lines)
+
+
+def _busy(results: Results) -> str:
+    shares = _shares(results)
+    asked = list(dict.fromkeys(who for _, who in shares))
+    lines = [["load: % of proxy / of load, node, PostgreSQL", *asked]]
+    for load, title in _LOADS.items():
+        lines.append([title, *(_share(who, shares.get((load, who))) for who in asked)])
+    return _markdown_table(lines)
+
+
+def _share(who: str, found: tuple[float, float] | None) -> str:
+    if found is None:
+        return ""
+    proxy, others = found
+    return f"{'-' if who == _WHO[0] else f'{proxy:.0f} %'} / {others:.0f} %"
+
+
+def _shares(results: Results) -> dict[tuple[str, str], tuple[float, float]]:
+    """How busy proxy and others were, as in Found, by load and by who was asked; medians of the rounds."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for one in results.rounds:
+        asked = dict(zip(_WHO, one.systems, strict=True)) | {
+            DIALECTS[name].title: t for name, t in one.translated.items()
+        }
+        for who, of in asked.items():
+            for load, share in of.busy.items():
+                found.setdefault((load, who), []).append(share)
+    return {key: (median(one for one, _ in all), median(other for _, other in all)) for key, all in found.items()}
 
 
 def _raw(results: Results) -> str:

@@ -10,18 +10,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench import proc
+from bench.dialects import DIALECTS, NATIVE
 from bench.load import Load
 from bench.systems import ROOT, Failed, System, Systems
 
 FEW, MANY = 10, 110
 """Chunks of a fast stream; the difference of their CPU is that of 100 chunks."""
+GATHERED = 25
+"""Chunks of an answer that Parallama gathers into one document."""
 FAST_US, PACED_US, IDLE_US = 250, 50_000, 120_000_000
-_CONNECTIONS = 16
+_UNARY_CLIENTS, _FAST_CLIENTS = 16, 8
+"""More fast streams would be more than a proxy that translates can take: their chunks would pile up, and so be cheaper
+than those of streams that pass through."""
 _CEILING_S = 120.0
 
 
@@ -37,11 +42,14 @@ class Plan:
     """At the same time: those that are paced, and those that are idle."""
 
 
-FULL = Plan(rounds=5, seconds=1.2, paced_s=2.5, streams=500)
+FULL = Plan(rounds=5, seconds=0.9, paced_s=2.5, streams=500)
 QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500)
 SMOKE = Plan(rounds=1, seconds=0.1, paced_s=0.1, streams=20)
 LOADS = ("unary", "few", "many", "first", "paced")
 """What each system is asked in each round; `few` and `many` are fast streams, `first` is one client."""
+_STREAMED = tuple(name for name in DIALECTS if name != NATIVE)
+TRANSLATED: Mapping[str, Sequence[str]] = {"gathered": ("openai",), "few": _STREAMED, "many": _STREAMED}
+"""What Parallama is asked besides, in which dialects; `gathered` are documents of a node's stream."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,34 @@ class Found:
     """By load: CPU of the proxy, percent of one, and of load, node and PostgreSQL, percent of what they have."""
 
 
+@dataclass(frozen=True)
+class Translated:
+    """What one round says of a dialect that Parallama translates."""
+
+    chunk_us: float
+    """CPU of the proxy for one chunk of fast streams, microseconds."""
+    stream_us: float
+    """CPU for a stream beside its chunks."""
+    gathered_us: float | None
+    """CPU for one document that is gathered from a node's stream; None: it was not asked for."""
+    busy: Mapping[str, tuple[float, float]]
+    """As in Found."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round says."""
+
+    systems: Sequence[Found]
+    """Of direct, bare, parallama, each asked in the native dialect."""
+    translated: Mapping[str, Translated]
+    """Of Parallama, by dialect."""
+
+
+Runs = Mapping[str, Mapping[str, Any]]
+"""What the load generator found, by load."""
+
+
 class Measure:
     """Measures the systems as the plan says, and tells `say` what it is doing."""
 
@@ -90,39 +126,47 @@ class Measure:
         base = self._plan.streams // 5
         extra = {"base": base, "connections": base + self._plan.streams}
         return (
-            float(self._run(system, "held", seconds=0, chunks=2, interval_us=IDLE_US, **extra)["rss"])
+            float(self._run(system, "held", dialect=NATIVE, seconds=0, chunks=2, interval_us=IDLE_US, **extra)["rss"])
             / 1024
             / self._plan.streams
         )
 
-    def round(self, number: int) -> list[Found]:
-        """One round: what it says of the systems, in the order of the table."""
+    def round(self, number: int) -> Round:
+        """One round. Raises Failed when an answer was wrong."""
         self._say(f"round {number + 1} of {self._plan.rounds}")
-        turn = number % len(self._systems.all)
-        order = self._systems.all[turn:] + self._systems.all[:turn]
-        runs: dict[str, dict[str, Any]] = {system.name: {} for system in order}
+        runs: dict[str, dict[str, Any]] = {}
         for load, options in self._loads().items():
-            for system in order:
-                runs[system.name][load] = self._run(system, **options)
+            ways = self._ways(load)
+            turn = number % len(ways)
+            for name, system, dialect in ways[turn:] + ways[:turn]:
+                runs.setdefault(name, {})[load] = self._run(system, dialect=dialect, **options)
         cpus = len(self._systems.cpus.others) or 1
-        return [_found(runs[system.name], cpus) for system in self._systems.all]
+        systems = [_found(runs[system.name], cpus) for system in self._systems.all]
+        return Round(systems, {name: _translated(runs[name], cpus) for name in _STREAMED})
 
-    def profile(self, load: str) -> None:
+    def _ways(self, load: str) -> list[tuple[str, System, str]]:
+        """Who is asked, in which dialect, and under which name that is kept."""
+        native = [(system.name, system, NATIVE) for system in self._systems.all if load in LOADS]
+        return native + [(name, self._systems.parallama, name) for name in TRANSLATED.get(load, ())]
+
+    def profile(self, load: str, dialect: str) -> None:
         """One load on Parallama, which begins its profile now."""
         system = self._systems.parallama
         assert system.pid is not None
         os.kill(system.pid, signal.SIGUSR1)
-        self._run(system, **self._loads()[load])
+        self._run(system, dialect=dialect, **self._loads()[load])
 
     def _loads(self) -> dict[str, dict[str, Any]]:
         plan = self._plan
+        once = {"kind": "once", "seconds": plan.seconds}
         fast = {"kind": "streams", "seconds": plan.seconds, "interval_us": FAST_US}
         # the ramp and what the last streams have left after the window, at 20 chunks a second
         chunks = round((plan.streams / 500 + plan.paced_s + 1) * 1e6 / PACED_US)
         return {
-            "unary": {"kind": "once", "connections": _CONNECTIONS, "seconds": plan.seconds},
-            "few": {**fast, "connections": _CONNECTIONS, "chunks": FEW},
-            "many": {**fast, "connections": _CONNECTIONS, "chunks": MANY},
+            "unary": {**once, "connections": _UNARY_CLIENTS},
+            "gathered": {**once, "connections": _FAST_CLIENTS, "chunks": GATHERED, "interval_us": FAST_US},
+            "few": {**fast, "connections": _FAST_CLIENTS, "chunks": FEW},
+            "many": {**fast, "connections": _FAST_CLIENTS, "chunks": MANY},
             "first": {**fast, "connections": 1, "chunks": 1},
             "paced": {
                 "kind": "paced",
@@ -144,29 +188,49 @@ class Measure:
         command = [sys.executable, "-m", "bench.load", json.dumps(asdict(load))]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_CEILING_S, check=False)
         if done.returncode:
-            raise Failed(f"{system.name}: {done.stderr.strip()}")
+            raise Failed(f"{system.name}, {options['dialect']}: {done.stderr.strip()}")
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
 
-def _found(runs: Mapping[str, Mapping[str, Any]], cpus: int) -> Found:
-    few, many = _each(runs["few"], "proxy"), _each(runs["many"], "proxy")
-    fast = None if few is None or many is None else (many - few) / (MANY - FEW)
+def _found(runs: Runs, cpus: int) -> Found:
+    fast, stream = _per_chunk(runs)
     return Found(
         unary_us=_each(runs["unary"], "proxy"),
         unary_rate=runs["unary"]["answers"] / runs["unary"]["seconds"],
         unary_99_ms=runs["unary"]["first_ms"][1],
         paced_us=_each(runs["paced"], "proxy", "chunks"),
         fast_us=fast,
-        stream_us=None if fast is None or few is None else few - FEW * fast,
+        stream_us=stream,
         first_ms=runs["first"]["first_ms"][0],
         age_ms=runs["paced"]["age_ms"][0],
         age_99_ms=runs["paced"]["age_ms"][1],
         paced_cpu=_share(runs["paced"], "proxy") if "proxy" in runs["paced"]["cpu_ns"] else None,
         postgres_us=_each(runs["unary"], "postgres"),
         waited=runs["unary"]["waited_ns"] / runs["unary"]["seconds"] / 1e7,
-        busy={load: (_share(run, "proxy"), _others(run, cpus)) for load, run in runs.items()},
+        busy=_busy(runs, cpus),
     )
+
+
+def _translated(runs: Runs, cpus: int) -> Translated:
+    chunk, stream = _per_chunk(runs)
+    assert chunk is not None
+    assert stream is not None
+    gathered = _each(runs["gathered"], "proxy") if "gathered" in runs else None
+    return Translated(chunk, stream, gathered, _busy(runs, cpus))
+
+
+def _per_chunk(runs: Runs) -> tuple[float | None, float | None]:
+    """Microseconds of CPU for a chunk of fast streams, and for such a stream beside its chunks."""
+    few, many = _each(runs["few"], "proxy"), _each(runs["many"], "proxy")
+    if few is None or many is None:
+        return None, None
+    chunk = (many - few) / (MANY - FEW)
+    return chunk, few - FEW * chunk
+
+
+def _busy(runs: Runs, cpus: int) -> Mapping[str, tuple[float, float]]:
+    return {load: (_share(run, "proxy"), _others(run, cpus)) for load, run in runs.items()}
 
 
 def _each(run: Mapping[str, Any], name: str, of: str = "answers") -> float | None:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import chat  # noqa: E402 - it is run from the root, not installed
 from bench.client import Wrong  # noqa: E402
-from bench.dialects import DIALECTS  # noqa: E402
+from bench.dialects import DIALECTS, NATIVE  # noqa: E402
 from bench.load import Generator, Load  # noqa: E402
 from bench.rounds import LOADS, TRANSLATED  # noqa: E402
 
@@ -159,6 +159,11 @@ async def test_a_right_translation_is_known_for_one(dialect: str) -> None:
     assert streamed["chunks"] >= 2 * streamed["answers"]
     whole = await _found(_translated(dialect, stream=False), dialect, "once")
     assert whole["answers"] > 0
+
+
+async def test_paced_streams_that_end_before_all_have_begun_are_asked_for_again() -> None:
+    found = await _found(FIRST + SECOND + LAST, NATIVE, "paced")
+    assert found["answers"] > 1
 
 
 @pytest.mark.parametrize("dialect", OPEN)
