@@ -1,4 +1,6 @@
--- What was set for a gateway family since the settings file was written, over which it stands.
+-- What was set for a gateway family since the settings file was written, over which it stands; and whom a client serves.
+
+ALTER TABLE usage ADD COLUMN end_user text; -- in the words of the client, which may be anything
 
 CREATE TABLE gateways (
     name       text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from parallama.gateway.generation import Generation, Said, ToolCall
     from parallama.gateway.hookspecs import hookimpl
     from parallama.gateway.lines import json_line
+    from parallama.gateway.listing import listed
     from parallama.gateway.ndjson import NdjsonCodec
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "json_line",
+    "listed",
     "read_body",
 ]
 
@@ -98,6 +100,7 @@ _HOMES = (
     "parallama.gateway.hookspecs",
     "parallama.gateway.counting",
     "parallama.gateway.lines",
+    "parallama.gateway.listing",
     "parallama.gateway.ndjson",
     "parallama.errors",
     "parallama.exchange",

@@ -94,7 +94,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
         {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
     )
     if settings.discovery.enabled:
-        app.router.add_get("/discovery", discovery(families, plugins, settings.discovery.cache_s))
+        app.router.add_get("/discovery", asks(discovery(families, plugins, settings.discovery.cache_s), None, callers))
     scrape = state.metrics(metrics, recorder, database, listener, settle)
     app.add_routes(
         [

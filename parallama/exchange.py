@@ -102,6 +102,8 @@ class UsageRecord(NamedTuple):
     """Bytes of the answer's body that were handed to the client's connection."""
     context_full: bool | None
     client_request_id: str | None
+    end_user: str | None
+    """Whom the client serves, in its own words."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +132,7 @@ class Exchange:
     request_bytes: int = 0
     response_bytes: int = 0
     context_full: bool | None = None
+    end_user: str | None = None
     ignored: Sequence[str] = ()
     """Parameters of the request that changed nothing."""
 
@@ -168,4 +171,5 @@ class Exchange:
             response_bytes=self.response_bytes,
             context_full=self.context_full,
             client_request_id=self.client_request_id,
+            end_user=self.end_user,
         )

@@ -55,6 +55,9 @@ class NoModels:
     def context(self, name: str) -> int | None:
         return self._context
 
+    def longest_context(self, name: str) -> int | None:
+        return None
+
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 

@@ -94,6 +94,17 @@ async def test_a_stream_tells_it_in_the_row_the_log_and_the_metrics(
     assert f'parallama_context_full_total{{gateway="{row["gateway"]}",model="{MODEL}"}} 1.0' in metrics
 
 
+@pytest.mark.parametrize(("prompt", "full"), [(100, "false"), (131_060, "true")])
+async def test_no_model_is_given_more_context_than_it_was_trained_for(
+    gateway: RunningGateway, node: FakeOllama, prompt: int, full: str
+) -> None:
+    node.cue(counted(prompt, 12, streams=False))
+    asked = {"model": MODEL, "messages": SAID, "stream": False, "options": {"num_ctx": 1_000_000}}
+    async with gateway.http.post(gateway.url + "/api/chat", json=asked, headers=gateway.auth) as got:
+        assert got.status == 200, await got.text()
+        assert (got.headers["x-parallama-context"], got.headers["x-parallama-context-full"]) == ("131072", full)
+
+
 async def test_the_context_of_a_model_that_was_just_loaded_is_soon_known(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:

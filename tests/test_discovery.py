@@ -22,8 +22,7 @@ from parallama.gateway.plugins import Plugins
 
 
 async def found(gateway: RunningGateway) -> Any:
-    """Without a key."""
-    async with gateway.http.get(f"{gateway.url}/discovery") as answer:
+    async with gateway.http.get(f"{gateway.url}/discovery", headers=gateway.auth) as answer:
         assert (answer.status, answer.content_type) == (200, "application/json")
         return await answer.json()
 
@@ -77,6 +76,12 @@ async def test_it_is_not_there_when_it_is_switched_off(gateway: RunningGateway) 
         assert answer.status == 404
         error = (await answer.json())["error"]
     assert (error["code"], error["message"]) == ("not_found", "there is nothing at /discovery")
+
+
+async def test_it_is_for_those_who_have_a_key(gateway: RunningGateway) -> None:
+    async with gateway.http.get(f"{gateway.url}/discovery") as answer:
+        assert answer.status == 401
+        assert (await answer.json())["error"]["code"] == "not_authenticated"
 
 
 class Echo(Gateway):

@@ -43,6 +43,11 @@ class EchoTwo(Echo):
     Options = EchoTwoOptions
 
 
+class Quiet(Echo):
+    name = "quiet"
+    paths = ("/quiet",)
+
+
 def _never(inbound: Any) -> Any:
     raise AssertionError(inbound)
 
@@ -130,6 +135,32 @@ def test_a_record_that_cannot_be_in_force_changes_nothing_and_is_told() -> None:
         "gateways.echo.limit: Input should be a valid integer, unable to parse string as an integer"
     ]
     assert mounted.serving is before
+
+
+class Moody(Echo):
+    """Its routes depend on its options."""
+
+    def routes(self) -> Sequence[Route]:
+        if self.options.limit > 8:
+            raise SystemExit("too much")
+        return super().routes()[: 1 if self.options.shout else 2]
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"limit": 9}, "gateways.echo: Moody has no routes with these options: SystemExit"),
+        ({"shout": True}, "gateways.echo: these options change the routes, which takes a restart"),
+    ],
+)
+def test_routes_that_fail_or_change_keep_a_gateway_as_it_is_and_others_are_set(
+    record: dict[str, Any], problem: str
+) -> None:
+    families = Families([Moody, Quiet], {})
+    before = families["echo"].mounted[0].serving
+    assert families.overlay({"echo": record, "quiet": {"enabled": False}}) == [problem]
+    assert families["echo"].mounted[0].serving is before
+    assert not families["quiet"].settings.enabled
 
 
 def test_what_is_set_later_stands_over_what_was_set_before() -> None:

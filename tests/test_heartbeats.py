@@ -157,17 +157,35 @@ async def test_a_heartbeat_that_is_a_bug_does_not_end_those_of_others(caplog: py
     async def good() -> None:
         beaten.release()
 
-    async def beats() -> str:
+    async def beats() -> None:
         for _ in range(3):
             await asyncio.wait_for(beaten.acquire(), 30)
-        return "whole"
 
     heartbeats = Heartbeats(0.01, 0.01)
-    never = asyncio.Event()
     async with heartbeats.running(), asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(heartbeats.during(never.wait(), bad))
-        await eventually(lambda: bool(caplog.records))
-        assert await heartbeats.during(beats(), good) == "whole"
-        never.set()
-        await task
+        with heartbeats.during(bad), heartbeats.during(good):
+            await eventually(lambda: bool(caplog.records))
+            await tasks.create_task(beats())
     assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+@settings
+@pytest.mark.parametrize(("path", "body", "beat"), [COMPLETIONS, ANTHROPIC], ids=["text", "messages"])
+async def test_a_stream_is_kept_alive_while_the_node_says_what_its_client_does_not_hear(
+    gateway: RunningGateway, node: FakeOllama, path: str, body: object, beat: bytes
+) -> None:
+    gate = asyncio.Semaphore(0)
+    thoughts = [b'{"message":{"role":"assistant","thinking":"hm"},"thinking":"hm","done":false}\n'] * 3
+    last = b'{"message":{"content":"So."},"response":"So.","done":true,"prompt_eval_count":3,"eval_count":9}\n'
+    node.cue(Answer(lines=[*thoughts, last], hold_chunks=gate))
+    async with raw_client(gateway.port) as client:
+        await begin(client, gateway, path, body)
+        for _ in thoughts[1:]:
+            assert await chunk(client) == beat
+            gate.release()
+        assert await chunk(client) == beat
+        gate.release()
+        said = await rest(client)
+    assert b"So." in said
+    assert b"hm" not in said
+    assert (await gateway.row())["output_tokens"] == 9

@@ -1,5 +1,6 @@
 """Names of models that only a family has, and the parameters that go with them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,12 @@ def test_defaults_fill_in_only_where_the_client_says_nothing() -> None:
     }
     said = {"keep_alive": 0, "options": {"num_ctx": 512, "temperature": 0, "seed": 1}}
     assert names.resolve(chat("gpt", **said), parameters=True).body == {"model": "m", **said}
+
+
+def test_a_default_goes_before_what_the_codec_filled_in_and_not_before_the_client() -> None:
+    names = aliases(gpt={"model": "m", "parameters": {"think": "high", "options.seed": 1}})
+    filled = replace(chat("gpt", think=False, options={"seed": 2}), unasked=("think",))
+    assert names.resolve(filled, parameters=True).body == {"model": "m", "think": "high", "options": {"seed": 2}}
 
 
 def test_a_null_is_as_good_as_nothing() -> None:

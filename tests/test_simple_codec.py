@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +172,11 @@ def test_an_answer_without_its_end_is_never_passed_for_whole(path: str, name: st
     for chunks in fragmentations(record.data, 20):
         codec = opened(path, stream=True)
         codec.begin(record.head)
-        lines = b"".join([codec.feed(chunk) for chunk in chunks]).splitlines()
-        assert len(lines) == len([text for text in said(record) if text])
+        out: list[bytes] = []
+        steps = itertools.chain((partial(codec.feed, chunk) for chunk in chunks), [codec.finish])
         with pytest.raises(UpstreamFailed) as caught:
-            codec.finish()
+            out.extend(step() for step in steps)
+        assert len(b"".join(out).splitlines()) == len([text for text in said(record) if text])
         assert json.loads(codec.fail(caught.value)) == {"error": str(caught.value)}
         assert not codec.usage.final
         assert codec.usage.output_tokens
@@ -273,8 +276,8 @@ def test_parameters_become_options() -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("/generate", {"model": None}, "model is required"),
-    ("/generate", {"model": ""}, "model is required"),
+    ("/generate", {"model": None}, "model: missing; it is required"),
+    ("/generate", {"model": ""}, "model: missing; it is required"),
     ("/generate", {"model": 0}, "model: a number is wrong; it must be a string"),
     ("/generate", {"prompt": ["a"]}, "prompt: an array is wrong; it must be a string"),
     ("/generate", {"stream": 1}, "stream: a number is wrong; it must be true or false"),
@@ -337,7 +340,7 @@ def test_a_wrong_request_is_told_the_field_and_what_would_be_right(
     with pytest.raises(BadRequest) as caught:
         open_codec(SIMPLE, "POST", path, body)
     assert str(caught.value) == message
-    assert caught.value.param == ("model" if message == "model is required" else message.partition(":")[0])
+    assert caught.value.param == ("model" if message == "model: missing; it is required" else message.partition(":")[0])
     assert caught.value.code == ("missing_parameter" if "required" in message else "invalid_parameter")
 
 

@@ -50,6 +50,7 @@ def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
         response_bytes=4096,
         context_full=None,
         client_request_id=None,
+        end_user=None,
     )
     return row._replace(**changes)
 

@@ -1,6 +1,6 @@
 """`GET /discovery`: every gateway class that is registered, whether it is on, and the plugins that cannot be used.
 
-For whoever asks, without a key; nothing here depends on the caller.
+For whoever has a key; nothing here depends on the caller.
 """
 
 from __future__ import annotations

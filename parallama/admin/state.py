@@ -159,12 +159,12 @@ def metrics(
     return metrics
 
 
-def guarded(handler: Handler, permission: str, callers: Callers) -> Handler:
-    """`handler` for callers who hold `permission` only."""
+def guarded(handler: Handler, permission: str | None, callers: Callers) -> Handler:
+    """`handler` for callers who hold `permission` only; None: for all who are known."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         caller = await callers.identify(request.headers, lambda: {"path": request.path, "remote": request.remote})
-        if not caller.may(permission):
+        if permission is not None and not caller.may(permission):
             raise NotAllowed(f"you need the permission {permission}")
         answer: web.StreamResponse = await handler(request)
         return answer

@@ -7,7 +7,7 @@ clock, no await. The relay feeds it and does everything else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, ClassVar, Protocol
@@ -49,7 +49,7 @@ class Models(Protocol):
     """
 
     def exists(self, name: str) -> bool:
-        """Whether a node has it, or what it is an alias of."""
+        """Whether a node has it, or what it is an alias of; True while no node has told its models."""
         ...
 
     def capabilities(self, name: str) -> frozenset[str]:
@@ -58,6 +58,10 @@ class Models(Protocol):
 
     def context(self, name: str) -> int | None:
         """Tokens of context with which the model is loaded; None when it is not, or unknown."""
+        ...
+
+    def longest_context(self, name: str) -> int | None:
+        """Tokens of context for which the model was trained, and beyond which it is never loaded; None: unknown."""
         ...
 
     def aliases(self) -> Mapping[str, str]:
@@ -119,7 +123,10 @@ class Outbound:
     """The name by which the node knows the model; set by the core when the family calls it otherwise."""
     model_key: str = "model"
     body: Mapping[str, Any] | None = None
-    """What the node is to read, as JSON; None: no body, or the client's stream."""
+    """What the node is to read, as JSON; None: no body, or the client's stream. The core fills in the parameters of an
+    alias, and reads there what the exchange can cost: `options.num_predict`, `options.num_ctx`."""
+    unasked: Collection[str] = ()
+    """Fields of `body` that the codec filled in for a client that said nothing; an alias's defaults go before them."""
     raw: bytes | None = None
     """The very bytes that say `body`, sent for it as long as the core changes nothing."""
     names: Sequence[str] = ()
@@ -175,6 +182,8 @@ class Codec(ABC):
     heartbeat: bytes = b""
     """Sent from time to time while a stream waits for its node; b"": none. The first one commits the client to
     `reply`, so that whatever goes wrong later is told by `fail`."""
+    end_user: str | None = None
+    """Whom the client serves, if it says so: a name of its own for the accounts; at most 128 characters are kept."""
     ignored: Sequence[str] = ()
     """Parameters that the client sent and that change nothing here; named in the log of the request."""
     keeps: Sequence[Document] = ()
@@ -197,9 +206,9 @@ class Codec(ABC):
         return self._usage
 
     def resolved(self, outbounds: Sequence[Outbound]) -> None:
-        """Take what the core made of `outbounds`: with targets of aliases, defaults and forced values. Called once,
-        before `begin`, and only where something has changed. A codec that passes a node's bytes on writes the client's
-        name of the model back in place of the target."""
+        """Take what the core made of `outbounds`: with targets of aliases, defaults and forced values. Called before
+        `begin`, only where something has changed, and perhaps again before another node is asked. A codec that passes
+        a node's bytes on writes the client's name of the model back in place of the target."""
         self.outbounds = outbounds
 
     def begin(self, head: Head) -> Head:

@@ -22,18 +22,25 @@ def text_bytes(values: Iterable[Any]) -> int:
         elif isinstance(value, list):
             todo += value
         elif isinstance(value, dict):
-            todo += [item for key, item in value.items() if key != "images"]
+            for key, item in value.items():
+                if key == "arguments" and isinstance(item, dict):
+                    total += len(orjson.dumps(item))
+                elif key != "images":
+                    todo.append(item)
         elif isinstance(value, orjson.Fragment):
             total += len(orjson.dumps(value))
     return total
 
 
-_PROMPT = ("prompt", "suffix", "system", "messages", "tools", "input")
+_PROMPT = ("prompt", "suffix", "system", "messages", "input")
 
 
 def prompt_bytes(body: Mapping[str, Any]) -> int:
-    """UTF-8 bytes of the prompt in a native body."""
-    return text_bytes(body[key] for key in _PROMPT if key in body)
+    """UTF-8 bytes of the prompt in a native body. Templates write tools and the arguments of calls as JSON, so all of
+    it counts there."""
+    tools = body.get("tools")
+    written = len(orjson.dumps(tools)) if tools else 0
+    return written + text_bytes(body[key] for key in _PROMPT if key in body)
 
 
 def prompt_estimate(body: Mapping[str, Any]) -> int:
@@ -91,6 +98,8 @@ class CountedCodec(Codec):
             usage.output_tokens = self.output_estimate()
             if self._before is not None:
                 return _sum(self._before, usage)
+        elif self._before is not None and usage == Usage():  # the node has refused this one
+            return replace(self._before, final=False)
         return usage
 
     def output_estimate(self) -> int | None:
@@ -113,7 +122,9 @@ class CountedCodec(Codec):
         counted = Usage(prompt_tokens=_tokens(prompt), output_tokens=_tokens(output), final=True)
         self.context = self._context()
         full = self._is_full(counted, self.context)
-        self.context_full = full if self.context_full is None else self.context_full or full
+        if self._number:  # full once, or unknown once
+            full = True if True in (full, self.context_full) else None if None in (full, self.context_full) else False
+        self.context_full = full
         if self._before is not None:
             if self._asked_before():
                 counted.prompt_tokens = 0
@@ -134,9 +145,10 @@ class CountedCodec(Codec):
         outbound = self.outbound
         options = (outbound.body or {}).get("options")
         asked: Any = options.get("num_ctx") if isinstance(options, dict) else None
-        if type(asked) in (int, float) and asked >= 1:
-            return -(-int(asked) // 256) * 256  # llama-server rounds a slot up
-        return self._models.context(outbound.model) if outbound.model else None
+        if outbound.model is None or type(asked) not in (int, float) or asked < 1:
+            return self._models.context(outbound.model) if outbound.model else None
+        rounded = -(-int(asked) // 256) * 256  # llama-server rounds a slot up
+        return min(rounded, self._models.longest_context(outbound.model) or rounded)  # and Ollama gives no more
 
     def _asked_before(self) -> bool:
         if not self._number:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from parallama.errors import ConfigError
 from parallama.gateway.api import Gateway, Route
 from parallama.gateway.mappings import Aliases, ModelMapping, ModelName, Section
-from parallama.gateway.options import first_error, make_gateway, option_names, rather
+from parallama.gateway.options import first_error, make_gateway, option_names, rather, routes_of
 
 Document = Mapping[str, Any]
 """The settings of one family, as below `gateways.<family>` in the settings file."""
@@ -130,10 +130,10 @@ class Family:
         options = {key: value for key, value in document.items() if key not in CORE_KEYS}
         gateways = [make_gateway(gateway, options) for gateway in self.classes]
         aliases = Aliases(settings.model_mappings)
-        servings = [
-            Serving(gateway, settings, aliases, {(route.method, route.path): route for route in gateway.routes()})
-            for gateway in gateways
-        ]
+        servings = [Serving(gateway, settings, aliases, routes_of(gateway)) for gateway in gateways]
+        for one, serving in zip(self.mounted, servings, strict=False):
+            if serving.routes.keys() != one.serving.routes.keys():
+                raise ConfigError(f"gateways.{self.name}: these options change the routes, which takes a restart")
         switches = {route.switch for serving in servings for route in serving.routes.values()}
         for name in settings.endpoints:
             if name not in switches:

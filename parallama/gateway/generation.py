@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from parallama.errors import UpstreamFailed
-from parallama.gateway.api import Inbound, Outbound
+from parallama.gateway.api import Head, Inbound, Outbound
 from parallama.gateway.counting import message_text
 from parallama.gateway.fields import writable
+from parallama.gateway.lines import read_object
 from parallama.gateway.ndjson import NdjsonCodec
 
 STOP, LENGTH = "stop", "length"
@@ -65,18 +66,18 @@ class Generation(NdjsonCodec):
         self._thoughts: list[str] = []
         self._ids: set[str] = set()
 
-    def begin(self, head: Any) -> Any:
+    def begin(self, head: Head) -> Head:
         """As NdjsonCodec; what an earlier node said to this outbound is forgotten."""
-        answered = super().begin(head)
+        super().begin(head)
         del self.said[self.number :]
         self.said.append(Said())
         self._texts, self._thoughts, self._ids = [], [], set()
-        return answered
+        return self.reply
 
     def line(self, message: dict[str, Any]) -> bytes:
         """The dialect's bytes for the pieces of one message of the node."""
         text, thinking = message_text(message)
-        logprobs = message.get("logprobs")
+        logprobs = _logprobs(message) if text or not thinking else None
         done = message.get("done") is True
         calls = self._calls(message)
         if not self._wanted:
@@ -89,7 +90,7 @@ class Generation(NdjsonCodec):
         if thinking:
             out.append(self.thought(thinking))
         if text or logprobs:
-            out.append(self.wrote(text, logprobs if isinstance(logprobs, list) else None))
+            out.append(self.wrote(text, logprobs))
         out += [self.called(call) for call in calls]
         if done:
             self._close(message)
@@ -122,14 +123,14 @@ class Generation(NdjsonCodec):
     def document(self) -> bytes:
         """The one document for all that was `said`; `usage` is final."""
 
-    def collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: Any) -> None:
+    def collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: list[Any] | None) -> None:
         """Keep the pieces of one message for `document`; called in their order. A dialect whose documents tell in
         which order texts and calls came keeps them itself besides."""
         if text:
             self._texts.append(text)
         if thinking:
             self._thoughts.append(thinking)
-        if isinstance(logprobs, list):
+        if logprobs:
             self.said[-1].logprobs += logprobs
 
     def _close(self, message: dict[str, Any]) -> None:
@@ -153,15 +154,28 @@ class Generation(NdjsonCodec):
         given = entry.get("id")
         id = given if isinstance(given, str) and given and given not in self._ids else self._new_id(index)
         self._ids.add(id)
-        arguments = function.get("arguments")
-        if not writable(arguments):
-            raise UpstreamFailed("the node sent a tool call that is nested too deeply")
         return ToolCall(
             index=index,
             id=id,
             name=str(function.get("name") or ""),
-            arguments=arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode(),
+            arguments=_arguments(function.get("arguments")),
         )
 
     def _new_id(self, index: int) -> str:
         return f"{self.call_prefix}{self._id[-16:]}{self.number:02x}{index:02x}"
+
+
+def _logprobs(message: dict[str, Any]) -> list[Any] | None:
+    found = message.get("logprobs")
+    return found if isinstance(found, list) else None
+
+
+def _arguments(given: Any) -> str:
+    """The text of a JSON object, which clients parse. Raises UpstreamFailed for anything else."""
+    if given is None or given == "":
+        return "{}"
+    if isinstance(given, str) and read_object(given.encode()) is not None:
+        return given
+    if isinstance(given, dict) and writable(given):
+        return orjson.dumps(given).decode()
+    raise UpstreamFailed("the node sent a tool call whose arguments are no object, or one nested too deeply")

@@ -125,11 +125,11 @@ class Aliases:
         body = {**outbound.body, outbound.model_key: found.model}
         if parameters:
             for path, parameter in found.parameters:
-                _fill(body, path, parameter)
+                _fill(body, path, parameter, replaced=parameter.allow_override and path[0] in outbound.unasked)
         return replace(outbound, target=found.model, body=body, raw=None)
 
 
-def _fill(body: dict[str, Any], path: tuple[str, ...], parameter: Parameter) -> None:
+def _fill(body: dict[str, Any], path: tuple[str, ...], parameter: Parameter, *, replaced: bool) -> None:
     """Set the value at `path` of `body`, whose own members are not shared with anybody; deeper ones are copied."""
     *above, name = path
     for step in above:
@@ -137,5 +137,5 @@ def _fill(body: dict[str, Any], path: tuple[str, ...], parameter: Parameter) -> 
         if inner is not None and not isinstance(inner, dict) and parameter.allow_override:
             return
         body[step] = body = dict(inner) if isinstance(inner, dict) else {}
-    if not parameter.allow_override or body.get(name) is None:
+    if replaced or not parameter.allow_override or body.get(name) is None:
         body[name] = parameter.value

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from parallama.errors import ApiError, BadRequest, ModelUnknown, UpstreamFailed
 from parallama.gateway.api import Head, Inbound, Outbound
-from parallama.gateway.counting import CountedCodec, message_text, text_bytes
+from parallama.gateway.counting import CountedCodec, message_text
 from parallama.gateway.lines import MAX_LINE, OpenLine, json_line, read_object
 
 MAX_ERROR = 64 * 1024
@@ -28,10 +28,17 @@ def node_error(status: int, body: bytes | bytearray) -> ApiError:
         error = found.get("error", found.get("message"))
         text = error if isinstance(error, str) else text
         found = error if isinstance(error, dict) else read_object(text.encode()) if error is text else None
-    text = text or f"the node answered with status {status}"
+    if status in _OURS:
+        return UpstreamFailed("the node refuses the gateway")
+    if not text:  # no answer of Ollama's
+        return UpstreamFailed(f"the node answered with status {status}", status=502 if status < 500 else status)
     if status == 400:
         return BadRequest(text)
     return ModelUnknown(text) if status == 404 else UpstreamFailed(text, status=status)
+
+
+_OURS = (401, 403, 407)
+"""What a node, or a proxy before it, says of us: the client's own key was in order."""
 
 
 class NdjsonCodec(CountedCodec):
@@ -63,7 +70,6 @@ class NdjsonCodec(CountedCodec):
         self._lines = self._text_bytes = 0
         self._ended = self._finished = False
         self._error: ApiError | None = None
-        self._broken: ApiError | None = None
 
     @abstractmethod
     def line(self, message: dict[str, Any]) -> bytes:
@@ -83,21 +89,21 @@ class NdjsonCodec(CountedCodec):
         return self.reply
 
     def feed(self, chunk: bytes) -> bytes:
-        """What `line` makes of the lines that `chunk` completes. Raises LineTooLong, or UpstreamFailed for no JSON once
-        what came before it in the same chunk has gone out."""
+        """What `line` makes of the lines that `chunk` completes. Raises LineTooLong, and whatever is wrong with a line
+        once what came before it in the same chunk has gone out."""
         if self._status >= 400:
             self._open.rest += chunk[: MAX_ERROR - len(self._open.rest)]
             return b""
         whole = self._open.push(chunk)
         said = b"".join([self._message(line) for line in whole.split(b"\n") if line.strip()])
-        if self._broken is not None and not said:
-            raise self._broken
+        if self._error is not None and not said:
+            raise self._error
         return said
 
     def finish(self) -> bytes:
         """The last line, if its newline is missing. Raises the node's error, or UpstreamFailed without an end."""
         if self._status >= 400:
-            raise node_error(self._status, self._open.rest)
+            raise self._refusal()
         last = self._message(self._open.rest) if self._open.rest.strip() else b""
         if self._error is not None:
             raise self._error
@@ -113,7 +119,7 @@ class NdjsonCodec(CountedCodec):
     @property
     def complete(self) -> bool:
         """Whether the answers to all outbounds are whole."""
-        return self._ended and self._number == len(self.outbounds) - 1
+        return self._ended and self._error is None and self._number == len(self.outbounds) - 1
 
     def output_estimate(self) -> int | None:
         """The larger of one token a line and four bytes a token."""
@@ -124,14 +130,25 @@ class NdjsonCodec(CountedCodec):
             return b""
         message = read_object(line)
         if message is None:
-            self._error = self._broken = UpstreamFailed("the node sent a line that is no JSON object")
+            self._error = UpstreamFailed("the node sent a line that is no JSON object")
             return b""
         if "error" in message:
             self._error = node_error(502, line)
             return b""
         self._lines += 1
-        self._text_bytes += text_bytes(message_text(message))
+        text, thinking = message_text(message)
+        self._text_bytes += len(text.encode()) + len(thinking.encode())
         if self.is_last(message):
             self._ended = True
             self.count(message.get("prompt_eval_count"), message.get("eval_count"))
-        return self.line(message)
+        try:
+            return self.line(message)
+        except ApiError as error:
+            self._error = error
+            return b""
+
+    def _refusal(self) -> ApiError:
+        error = node_error(self._status, self._open.rest)
+        if isinstance(error, ModelUnknown) and self.outbound.target:  # a name that the client has never seen
+            return ModelUnknown(f"model '{self.outbound.model}' not found")
+        return error

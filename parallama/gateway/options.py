@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from parallama.errors import ConfigError
-from parallama.gateway.api import Gateway
+from parallama.gateway.api import Gateway, Route
 
 
 def option_names(gateway: type[Gateway]) -> list[str]:
@@ -21,17 +22,29 @@ def make_gateway(gateway: type[Gateway], given: Mapping[str, Any]) -> Gateway:
     """A gateway with those of the given options that it takes; the other ones are for its family's other classes.
     Raises ConfigError for a wrong value."""
     known = option_names(gateway)
-    try:
-        options: Any = TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
+    with _anything(gateway.name, f"{gateway.__name__} cannot be made"):
+        try:
+            options: Any = TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
+        except ValidationError as error:
+            raise ConfigError(f"gateways.{gateway.name}.{first_error(error)}") from None
         return gateway(options)
-    except ValidationError as error:
-        raise ConfigError(f"gateways.{gateway.name}.{first_error(error)}") from None
+
+
+def routes_of(gateway: Gateway) -> Mapping[tuple[str, str], Route]:
+    """By method and path. Raises ConfigError when the gateway cannot say them with its options."""
+    with _anything(gateway.name, f"{type(gateway).__name__} has no routes with these options"):
+        return {(route.method, route.path): route for route in gateway.routes()}
+
+
+@contextmanager
+def _anything(family: str, what: str) -> Iterator[None]:
+    """A stranger's code may raise anything, SystemExit too: it is the operator's to know."""
+    try:
+        yield
     except (ConfigError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise ConfigError(
-            f"gateways.{gateway.name}: {gateway.__name__} cannot be made: {type(error).__name__}"
-        ) from error
+        raise ConfigError(f"gateways.{family}: {what}: {type(error).__name__}") from error
 
 
 def first_error(error: ValidationError) -> str:

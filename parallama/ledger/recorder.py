@@ -186,9 +186,9 @@ def _storable(rows: Sequence[UsageRecord]) -> list[UsageRecord]:
 
 
 def _clean(row: UsageRecord) -> UsageRecord:
-    if (row.model_asked or "").isprintable() and (row.model or "").isprintable():
+    if f"{row.model_asked}{row.model}{row.end_user}".isprintable():
         return row
-    return row._replace(model_asked=_text(row.model_asked), model=_text(row.model))
+    return row._replace(model_asked=_text(row.model_asked), model=_text(row.model), end_user=_text(row.end_user))
 
 
 def _text(value: str | None) -> str | None:

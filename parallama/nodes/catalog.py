@@ -21,6 +21,8 @@ class Model:
     capabilities: frozenset[str]
     remote: bool
     """Its answers come from another host (a stub of a cloud model)."""
+    longest_context: int | None
+    """Tokens for which it was trained; None: unknown."""
 
 
 class Catalog:
@@ -65,6 +67,11 @@ class Catalog:
         """Tokens of context with which the model is loaded; None when it is not, or unknown."""
         return self._contexts.get(canonical(name))
 
+    def longest_context(self, name: str) -> int | None:
+        """Tokens of context for which the model was trained; None: unknown."""
+        model = self._models.get(canonical(name))
+        return model.longest_context if model else None
+
     def remote(self, name: str) -> bool:
         """Whether the model is a stub whose answers come from another host."""
         model = self._models.get(canonical(name))
@@ -86,10 +93,12 @@ def _entries(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _model(entry: Mapping[str, Any]) -> Model:
-    capabilities = entry.get("capabilities")
+    capabilities, details = entry.get("capabilities"), entry.get("details")
+    longest = details.get("context_length") if isinstance(details, dict) else None
     return Model(
         name=str(entry.get("name", "")),
         digest=str(entry.get("digest", "")),
         capabilities=frozenset(map(str, capabilities)) if isinstance(capabilities, list) else frozenset(),
         remote=bool(entry.get("remote_host") or entry.get("remote_model")),
+        longest_context=longest if isinstance(longest, int) and longest > 0 else None,
     )

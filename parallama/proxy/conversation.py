@@ -10,6 +10,7 @@ import logging
 import re
 import string
 from collections.abc import AsyncIterable, Mapping
+from contextlib import nullcontext
 from urllib.parse import quote
 
 import orjson
@@ -19,7 +20,6 @@ from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
 from parallama.metrics import Metrics
-from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
@@ -100,14 +100,19 @@ class Conversation:
         codec, answer = self._codec, self._answer
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
-        if codec.heartbeat and codec.streams:
-            sent = heartbeats.during(sent, self._beat)
-        with await sent as reply:
-            head = codec.begin(reply.head)
-            if not answer.committed:
-                answer.begin(head, self._extra(reply.head), streams=codec.streams)
-            await _pipe(reply, codec, answer)
+        beats = heartbeats.during(self._beat) if codec.heartbeat and codec.streams else None
+        with beats or nullcontext():
+            sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
+            with await sent as reply:
+                head = codec.begin(reply.head)
+                if not answer.committed:
+                    answer.begin(head, self._extra(reply.head), streams=codec.streams)
+                while not answer.flowing and (chunk := await reply.some()):
+                    await answer.write(codec.feed(chunk))
+                if answer.flowing:
+                    if beats is not None:
+                        beats.over()
+                    await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
         return head
 
     async def _beat(self) -> None:
@@ -143,15 +148,6 @@ class Conversation:
                 return
         await answer.write(last)
         await answer.end()
-
-
-async def _pipe(reply: NodeAnswer, codec: Codec, answer: Answer) -> None:
-    """The node's body to the client: a document as fast as the client takes it, a stream as fast as the node sends."""
-    while chunk := await reply.some():
-        await answer.write(codec.feed(chunk))
-        if answer.flowing:
-            await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
-            return
 
 
 def _context(codec: Codec) -> dict[str, str]:

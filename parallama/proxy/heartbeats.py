@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from parallama.errors import ClientLeft
 
@@ -19,7 +18,26 @@ _LOOKS = 8
 """In the shortest time that is waited."""
 
 Beat = Callable[[], Awaitable[None]]
-T = TypeVar("T")
+
+
+class Waiting:
+    """Somebody waits: entered, left, and `over` perhaps before that."""
+
+    __slots__ = ("_after_s", "_beat", "_due")
+
+    def __init__(self, due: dict[Beat, float], beat: Beat, after_s: float) -> None:
+        self._due, self._beat, self._after_s = due, beat, after_s
+
+    def __enter__(self) -> None:
+        if self._after_s:
+            self._due[self._beat] = asyncio.get_running_loop().time() + self._after_s
+
+    def __exit__(self, *_: object) -> None:
+        self.over()
+
+    def over(self) -> None:
+        """The wait is over."""
+        self._due.pop(self._beat, None)
 
 
 class Heartbeats:
@@ -42,14 +60,9 @@ class Heartbeats:
         if not task.cancelled():
             task.result()
 
-    async def during(self, awaited: Awaitable[T], beat: Beat) -> T:
-        """What `awaited` gives; `beat` is called from time to time until then."""
-        if self._after_s:
-            self._due[beat] = asyncio.get_running_loop().time() + self._after_s
-        try:
-            return await awaited
-        finally:
-            self._due.pop(beat, None)
+    def during(self, beat: Beat) -> Waiting:
+        """A context in which `beat` is called from time to time."""
+        return Waiting(self._due, beat, self._after_s)
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

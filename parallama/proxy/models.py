@@ -18,13 +18,16 @@ class FamilyModels:
         self._catalog, self._aliases, self._ratios = catalog, aliases, ratios
 
     def exists(self, name: str) -> bool:
-        return self._catalog.exists(self._aliases.target(name))
+        return not self._catalog.heard or self._catalog.exists(self._aliases.target(name))
 
     def capabilities(self, name: str) -> frozenset[str]:
         return self._catalog.capabilities(self._aliases.target(name))
 
     def context(self, name: str) -> int | None:
         return self._catalog.context(self._aliases.target(name))
+
+    def longest_context(self, name: str) -> int | None:
+        return self._catalog.longest_context(self._aliases.target(name))
 
     def aliases(self) -> Mapping[str, str]:
         return self._aliases.names

@@ -26,6 +26,7 @@ from parallama.proxy.stalls import Stalls
 
 _LONGEST_NAME = 256
 """Characters of a model's name in logs and rows; Ollama's own limit for a whole name is below that."""
+_LONGEST_END_USER = 128
 _NO_QUERY: Mapping[str, str] = MappingProxyType({})
 _NO_DOCUMENTS: Mapping[str, Document] = MappingProxyType({})
 
@@ -105,5 +106,6 @@ class Relay:
         for outbound in codec.outbounds:
             exchange.model_asked = exchange.model_asked or (outbound.model and outbound.model[:_LONGEST_NAME])
         exchange.ignored = codec.ignored
+        exchange.end_user = codec.end_user and codec.end_user[:_LONGEST_END_USER]
         resolve(codec, serving.aliases, use)
         judge(codec.outbounds, self._pool.catalog, self._settings.models)

@@ -87,6 +87,10 @@ class KnownModels:
         model = self._find(name)
         return model.num_ctx if model else None
 
+    def longest_context(self, name: str) -> int | None:
+        model = self._find(name)
+        return model.context_length if model else None
+
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 
