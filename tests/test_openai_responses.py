@@ -388,3 +388,20 @@ def test_an_answer_of_another_node_takes_the_place_of_the_first() -> None:
     codec.begin(Head(200))
     codec.feed(Transcript.stream(piece("lost")).body)
     assert json.loads(played(codec, answer(piece("x"))))["output"][0]["content"][0]["text"] == "x"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_log_probabilities_are_told_with_their_text_and_only_if_asked_for(asked: bool) -> None:
+    probable = {"token": "x", "logprob": -0.5, "bytes": [120]}
+    message = {"message": {"role": "assistant", "content": "x"}, "logprobs": [probable]}
+    node = Transcript.stream(
+        message, {"message": {"content": ""}, "done": True, "prompt_eval_count": 1, "eval_count": 1}
+    )
+    more = {"include": ["message.output_text.logprobs"]} if asked else {}
+    told = [{**probable, "top_logprobs": []}] if asked else []
+    found = {event["type"]: event for event in read_responses(played(opened(stream=True, **more), node))}
+    (delta, done) = (found[f"response.output_text.{step}"] for step in ("delta", "done"))
+    whole = found["response.completed"]["response"]
+    assert (delta["logprobs"], done["logprobs"], whole["output"][0]["content"][0]["logprobs"]) == (told, told, told)
+    document = json.loads(played(opened(**more), node))
+    assert document["output"] == whole["output"]

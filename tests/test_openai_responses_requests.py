@@ -130,13 +130,12 @@ def test_calls_in_a_row_belong_together() -> None:
     assert [message["tool_name"] for message in found[1:]] == ["look", "ask"]
 
 
-def test_what_follows_a_turn_begins_another() -> None:
+def test_results_follow_the_calls_of_their_turn_whatever_text_came_behind_those() -> None:
     thought = reasoning(content=[{"type": "reasoning_text", "text": "Hm"}])
     found = messages(says("a", "assistant"), thought, called(), says("b", "assistant"), result("1"))
     assert found == [
         says("a", "assistant"),
-        says("", "assistant", thinking="Hm", tool_calls=[CALL]),
-        says("b", "assistant"),
+        says("b", "assistant", thinking="Hm", tool_calls=[CALL]),
         says("1", "tool", tool_call_id="call_1", tool_name="look"),
     ]
 
@@ -226,9 +225,22 @@ def test_a_request_without_a_model_takes_the_default_or_is_refused() -> None:
 
 
 def test_parameters_without_effect_are_logged_as_ignored() -> None:
-    codec = opened(store=True, user="me", include=["message.output_text.logprobs"], service_tier="auto", mine=1)
+    codec = opened(store=True, user="me", include=["web_search_call.results"], service_tier="auto", mine=1)
     assert sorted(codec.ignored) == ["include", "service_tier", "store", "user"]
     assert list(opened(store=False, include=["reasoning.encrypted_content"], background=False).ignored) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"),
+    [
+        ({"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+        ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
+        ({"include": ["reasoning.encrypted_content"]}, {}),
+    ],
+)
+def test_log_probabilities_are_asked_for(asked: dict[str, Any], body: dict[str, Any]) -> None:
+    found = sent(**asked)
+    assert {name: found[name] for name in ("logprobs", "top_logprobs") if name in found} == body
 
 
 def test_a_null_is_as_good_as_nothing() -> None:

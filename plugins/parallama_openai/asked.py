@@ -64,7 +64,7 @@ def _outbound(body: dict[str, Any], number: int) -> Outbound:
 
 
 def _body(given: Fields, inbound: Inbound) -> dict[str, Any]:
-    model = parameters.model(given, inbound)
+    model = given.model(inbound)
     more = {
         "tools": chat_tools(given) or None,
         "format": parameters.format(given.object("response_format")),

@@ -12,9 +12,9 @@ from parallama.errors import ApiError
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
 from parallama.gateway.fields import read_body
 from parallama.gateway.generation import STOP, Generation, Said, ToolCall
-from parallama.gateway.sse import COMMENT, SSE
+from parallama.gateway.sse import COMMENT, JSON, SSE
 from parallama_openai import asked
-from parallama_openai.answers import JSON, told_usage
+from parallama_openai.answers import told_logprobs, told_usage
 from parallama_openai.errors import error_event
 
 _ROLE = b'{"role":"assistant","content":""}'
@@ -81,10 +81,10 @@ class ChatCompletion(Generation):
         self._tail = b',"logprobs":null,"finish_reason":null}]' + self._end
 
     def begin(self, head: Head) -> Head:
-        answered: Head = super().begin(head)
+        super().begin(head)
         self._opened = False
         self._head = self._event + b',"choices":[{"index":%d,"delta":' % self.number
-        return answered
+        return self.reply
 
     def thought(self, text: str) -> bytes:
         return self._delta(b'{"reasoning":%b}' % orjson.dumps(text))
@@ -160,9 +160,5 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _logprobs(items: Sequence[Any]) -> dict[str, Any]:
-    """`{content, refusal}`; Ollama leaves out what was not asked for, OpenAI's types want it empty."""
-    return {"content": [_logprob(item) for item in items if isinstance(item, dict)], "refusal": None}
-
-
-def _logprob(item: dict[str, Any]) -> dict[str, Any]:
-    return {"bytes": None, **item, "top_logprobs": item.get("top_logprobs") or []}
+    """`{content, refusal}`."""
+    return {"content": told_logprobs(items), "refusal": None}

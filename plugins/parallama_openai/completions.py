@@ -18,10 +18,10 @@ from parallama.errors import ApiError
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
 from parallama.gateway.fields import Fields, read_body
 from parallama.gateway.generation import Generation, Said
-from parallama.gateway.sse import COMMENT, SSE
-from parallama_openai.answers import JSON, told_usage
+from parallama.gateway.sse import COMMENT, JSON, SSE
+from parallama_openai.answers import told_usage
 from parallama_openai.errors import error_event
-from parallama_openai.parameters import MAX_CHOICES, model, options, output_limit, think
+from parallama_openai.parameters import MAX_CHOICES, options, output_limit, think
 
 _IGNORED = ("logit_bias", "user")
 _MAX_LOGPROBS = 5
@@ -51,7 +51,7 @@ def open_completion(inbound: Inbound) -> Codec:
 def understand(inbound: Inbound) -> Question:
     """The question in a request. Raises BadRequest."""
     given = read_body(inbound.raw)
-    name, prompts, echo = model(given, inbound), _prompts(given), given.boolean("echo")
+    name, prompts, echo = given.model(inbound), _prompts(given), given.boolean("echo")
     choices, logprobs = _choices(given, len(prompts)), given.integer("logprobs", least=0, most=_MAX_LOGPROBS)
     if echo and logprobs is not None:
         given.refuse("logprobs", "a node does not tell those of a prompt; leave out logprobs or echo")

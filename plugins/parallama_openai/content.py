@@ -6,9 +6,7 @@ the beginning of the next would be one word.
 
 from __future__ import annotations
 
-import binascii
 import re
-from contextlib import suppress
 
 from parallama.gateway.fields import Fields, shown
 
@@ -21,8 +19,6 @@ _DATA_URL = re.compile(r"data:([^;,]{0,64})((?:;[^;,]{0,64}){0,8}?);base64,", re
 
 _IMAGE_TYPES = ("", "image/jpeg", "image/jpg", "image/png", "image/webp")
 """Those that Ollama's own OpenAI layer takes; it looks at the bytes, whatever the type says."""
-
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def content(given: Fields, name: str = "content") -> tuple[str, list[str]]:
@@ -57,36 +53,23 @@ def _read(part: Fields, texts: list[str], images: list[str]) -> None:
 def _image(part: Fields) -> str:
     """The image of `{"image_url": url}` or `{"image_url": {"url": url}}`, in base64."""
     if isinstance(part.any("image_url"), dict):
-        holder = part.object("image_url", required=True)
-        return data_url(holder, "url", holder.string("url", required=True))
+        return _data_url(part.object("image_url", required=True), "url")
     if "file_id" in part:
         part.refuse("file_id", "files are not kept here; send the image as a data: URL")
-    return data_url(part, "image_url", part.string("image_url", required=True))
+    return _data_url(part, "image_url")
 
 
-def data_url(given: Fields, name: str, url: str) -> str:
-    """The base64 of an image in a data: URL (RFC 2397), the value of the member `name`. Raises BadRequest."""
-    head = _DATA_URL.match(url)
+def _data_url(given: Fields, name: str) -> str:
+    """The base64 of an image in a data: URL (RFC 2397)."""
+    head = _DATA_URL.match(given.string(name, required=True))
     if head is None:
         given.refuse(name, "nothing is fetched from elsewhere; send the image as a data: URL in base64")
     if head[1].strip().lower() not in _IMAGE_TYPES:
         given.refuse(name, "the type of the image must be image/jpeg, image/png or image/webp")
-    return _base64(given, name, url[head.end() :])
+    return given.base64(name, head.end())
 
 
 def _audio(part: Fields) -> str:
     sound = part.object("input_audio", required=True)
     sound.string("format", among=("wav", "mp3"))
-    return _base64(sound, "data", sound.string("data", required=True))
-
-
-def _base64(given: Fields, name: str, data: str) -> str:
-    """`data` as Go reads it: in the standard alphabet, padded, without white space."""
-    data = "".join(data.split()).rstrip("=")
-    if "-" in data or "_" in data:
-        data = data.translate(_URL_SAFE)
-    data += "=" * (-len(data) % 4)
-    with suppress(ValueError):
-        if binascii.a2b_base64(data, strict_mode=True):
-            return data
-    given.refuse(name, "it holds no base64")
+    return sound.base64("data")

@@ -12,8 +12,7 @@ from parallama.errors import UpstreamFailed
 from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import Fields, read_body
 from parallama.gateway.ndjson import NdjsonCodec
-from parallama_openai.answers import JSON
-from parallama_openai.parameters import model
+from parallama.gateway.sse import JSON
 
 _ODD = "the node sent embeddings in another shape"
 
@@ -30,7 +29,7 @@ class Limits(Protocol):
 def open_embedding(inbound: Inbound, options: Limits) -> Codec:
     """The codec of a request to embed. Raises BadRequest."""
     given = read_body(inbound.raw)
-    name, texts = model(given, inbound), _texts(given, options.max_embedding_inputs)
+    name, texts = given.model(inbound), _texts(given, options.max_embedding_inputs)
     packed = given.string("encoding_format", among=("float", "base64")) == "base64"
     dimensions = given.integer("dimensions", least=1)
     body = {"model": name, "input": texts, **({"dimensions": dimensions} if dimensions else {})}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from parallama.errors import ModelUnknown, UpstreamFailed
+from parallama.errors import ModelUnknown
 from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import shown
+from parallama.gateway.listing import Entry, listed, modified
 from parallama.gateway.names import canonical
 from parallama.gateway.ndjson import NdjsonCodec
-from parallama_openai.answers import JSON
+from parallama.gateway.sse import JSON
 
 
 def open_models(inbound: Inbound) -> Codec:
@@ -42,15 +42,11 @@ class Models(NdjsonCodec):
     def line(self, message: dict[str, Any]) -> bytes:
         return orjson.dumps({"object": "list", "data": list(self._listed(message))})
 
-    def _listed(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """An alias takes the place of a model of the same name, which nobody can ask for."""
-        created = {_name(entry): _unix(entry.get("modified_at")) for entry in _entries(message)}
-        at = {canonical(name): time for name, time in created.items()}
-        aliases = {alias: at[canonical(target)] for alias, target in self._aliases.items() if canonical(target) in at}
-        hidden = {canonical(alias) for alias in aliases}
-        found = {name: time for name, time in created.items() if canonical(name) not in hidden}
-        for name, time in (found | aliases).items():
-            yield {"id": name, "object": "model", "created": time, "owned_by": "parallama"}
+    def _listed(self, tags: Entry) -> Iterator[dict[str, Any]]:
+        for name, entry in listed(tags, self._aliases):
+            time = modified(entry)
+            created = int(time.timestamp()) if time else 0
+            yield {"id": name, "object": "model", "created": created, "owned_by": "parallama"}
 
 
 class Model(Models):
@@ -72,23 +68,3 @@ class Model(Models):
         if self._found is None:
             raise ModelUnknown(f"the model {shown(self._name)!r} does not exist")
         return orjson.dumps({**self._found, "id": self._name})
-
-
-def _entries(message: dict[str, Any]) -> list[dict[str, Any]]:
-    entries = message.get("models") or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UpstreamFailed("the node sent a list of models in another shape")
-    return entries
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry.get("name") or entry.get("model") or "")
-
-
-def _unix(time: Any) -> int:
-    """Unix seconds of an RFC 3339 time; 0 for what is none."""
-    try:
-        moment = datetime.fromisoformat(str(time))
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        return 0

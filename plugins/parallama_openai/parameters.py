@@ -29,14 +29,6 @@ _THINK: Final[dict[str, bool | str]] = {
 }
 
 
-def model(given: Fields, inbound: Inbound) -> str:
-    """The model as the client named it, else the default. Raises BadRequest, `missing_parameter`, for neither."""
-    name = given.string("model") or inbound.default_model
-    if not name:
-        raise BadRequest("model: missing; it is required", code="missing_parameter", param="model")
-    return name
-
-
 def options(given: Fields) -> dict[str, Any]:
     """The members of `options` for temperature, top_p, seed, stop and the penalties, of those that were sent."""
     found = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import orjson
@@ -19,6 +19,8 @@ from parallama.gateway.sse import event
 COMPLETED, INCOMPLETE, IN_PROGRESS = "completed", "incomplete", "in_progress"
 
 _OPENING = ("response.created", "response.in_progress")
+
+_NO_LOGPROBS = b',"logprobs":[]'
 
 _SEALED = "thinking:"
 """How our `encrypted_content` begins; it is base64, not secret."""
@@ -46,17 +48,20 @@ class _Text(ABC):
     part_events: ClassVar[str]
     text_events: ClassVar[str]
     index_key: ClassVar[str]
-    text_members: ClassVar[dict[str, Any]] = {}
-    """What every event of the text has besides."""
 
     def __init__(self, number: int, response_id: str) -> None:
         self.number = number
         self.id = f"{self.id_prefix}{response_id}{number:02x}"
         self.where = {"item_id": self.id, "output_index": number, self.index_key: 0}
         kind = f"{self.text_events}.delta"
-        head = orjson.dumps({"type": kind, **self.where, **self.text_members})[:-1]
+        head = orjson.dumps({"type": kind, **self.where})[:-1]
         self.delta_head = b"event: %b\ndata: %b" % (kind.encode(), head)
         self.pieces: list[str] = []
+        self.logprobs: list[dict[str, Any]] = []
+
+    def text_members(self, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the events of a text have besides."""
+        return {}
 
     @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
@@ -72,10 +77,12 @@ class _Message(_Text):
     part_events = "response.content_part"
     text_events = "response.output_text"
     index_key = "content_index"
-    text_members: ClassVar[dict[str, Any]] = {"logprobs": []}
+
+    def text_members(self, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"logprobs": logprobs}
 
     def part(self, text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.logprobs}
 
     def item(self, status: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": parts}
@@ -123,9 +130,9 @@ class Output:
         """A piece of thinking."""
         return self._write(_Reasoning, text)
 
-    def wrote(self, text: str) -> bytes:
-        """A piece of the answer."""
-        return self._write(_Message, text)
+    def wrote(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> bytes:
+        """A piece of the answer, with the log probabilities of its tokens where they are wanted."""
+        return self._write(_Message, text, logprobs)
 
     def called(self, call: ToolCall) -> bytes:
         """A function call, whole."""
@@ -164,7 +171,7 @@ class Output:
         self.items.append(item)
         return b"".join(
             [
-                self._event(f"{open.text_events}.done", **open.where, **open.text_members, text=text),
+                self._event(f"{open.text_events}.done", **open.where, **open.text_members(open.logprobs), text=text),
                 self._event(f"{open.part_events}.done", **open.where, part=part),
                 self._item_event("done", open.number, item),
             ]
@@ -175,7 +182,7 @@ class Output:
         thinking = sum(_length(item) for item in self.items if item["type"] == "reasoning")
         return tokens * thinking // max(1, sum(_length(item) for item in self.items))
 
-    def _write(self, kind: type[_Text], text: str) -> bytes:
+    def _write(self, kind: type[_Text], text: str, logprobs: Sequence[dict[str, Any]] = ()) -> bytes:
         open, begun = self._open, b""
         if type(open) is not kind:
             begun = self.close()
@@ -183,8 +190,15 @@ class Output:
             begun += self._item_event("added", open.number, open.item(IN_PROGRESS, []))
             begun += self._event(f"{open.part_events}.added", **open.where, part=open.part(""))
         open.pieces.append(text)
+        open.logprobs += logprobs
         sequence, self._sequence = self._sequence, self._sequence + 1
-        return b'%b%b,"sequence_number":%d,"delta":%b}\n\n' % (begun, open.delta_head, sequence, orjson.dumps(text))
+        told = _NO_LOGPROBS if kind is _Message and not logprobs else b""
+        if logprobs:
+            told = b',"logprobs":%b' % orjson.dumps(logprobs)
+        return b'%b%b%b,"sequence_number":%d,"delta":%b}\n\n' % (
+            *(begun, open.delta_head, told),
+            *(sequence, orjson.dumps(text)),
+        )
 
     def _item_event(self, step: str, number: int, item: dict[str, Any]) -> bytes:
         return self._event(f"response.output_item.{step}", output_index=number, item=item)

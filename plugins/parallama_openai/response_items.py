@@ -66,7 +66,9 @@ class Messages:
         if role != "assistant":
             self.add(role, text, images)
             return
-        self._turn("content", "tool_calls").update(_said(text, images))
+        turn = self._turn("content", but="tool_calls")
+        before = turn["content"]  # of a turn whose calls come first: its results must follow the calls
+        turn.update(_said(f"{before}\n{text}" if before else text, images))
 
     def _reasoning(self, item: Fields) -> None:
         if thinking := _thinking(item):
@@ -86,10 +88,10 @@ class Messages:
         names = {"tool_name": name} if name else {}
         self.add("tool", *content(item, "output"), tool_call_id=id, **names)
 
-    def _turn(self, *full: str) -> Message:
-        """The assistant's message under way, or a new one when it has something of `full` already."""
+    def _turn(self, *full: str, but: str = "") -> Message:
+        """The assistant's message under way, or a new one when it has something of `full` already, and no `but`."""
         last = self.all[-1] if self.all else {}
-        if last.get("role") != "assistant" or any(last.get(name) for name in full):
+        if last.get("role") != "assistant" or (any(last.get(name) for name in full) and not last.get(but)):
             self.add("assistant", "")
         return self.all[-1]
 

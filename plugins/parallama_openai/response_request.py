@@ -12,12 +12,13 @@ from typing import Any
 from parallama.errors import BadRequest
 from parallama.gateway.api import Inbound, Outbound
 from parallama.gateway.fields import Fields, read_body
-from parallama_openai.parameters import format, model, options, output_limit, think
+from parallama_openai.parameters import format, options, output_limit, think
 from parallama_openai.response_items import input_messages
 from parallama_openai.tools import choose, function, only_functions
 
 _PREVIOUS = "previous_response_id"
 _SEALED = "reasoning.encrypted_content"
+_LOGPROBS = "message.output_text.logprobs"
 
 _REFUSED = {
     "conversation": "conversations are not kept here; send the whole conversation as input",
@@ -34,7 +35,6 @@ _IGNORED = (
     "safety_identifier",
     "service_tier",
     "stream_options",
-    "top_logprobs",
     "user",
 )
 
@@ -51,6 +51,8 @@ class Question:
     """Reasoning items are to carry `encrypted_content`."""
     one_call: bool
     """The model may call one tool only."""
+    logprobs: bool
+    """Log probabilities are to be told."""
     ignored: Sequence[str]
 
 
@@ -73,6 +75,7 @@ def understand(inbound: Inbound) -> Question:
         told=_told(given, inbound),
         sealed=_SEALED in include,
         one_call=given.boolean("parallel_tool_calls") is False,
+        logprobs=_wants_logprobs(given),
         ignored=_ignored(given, include),
     )
 
@@ -90,17 +93,23 @@ def _refuse_state(given: Fields, inbound: Inbound) -> None:
 
 
 def _outbound(given: Fields, inbound: Inbound) -> Outbound:
-    name = model(given, inbound)
+    name = given.model(inbound)
     limit = output_limit(given, "max_output_tokens")
     wanted = {
         "tools": choose([_tool(entry) for entry in _tools(given)], given) or None,
         "format": format(_format(given), flat=True),
         "think": think(_effort(given), inbound, name, "reasoning.effort"),
         "options": {**options(given), **({"num_predict": limit} if limit else {})} or None,
+        "logprobs": _wants_logprobs(given) or None,
+        "top_logprobs": given.integer("top_logprobs", least=0, most=20) or None,
     }
     asked = {key: value for key, value in wanted.items() if value is not None}
     body = {"model": name, "messages": input_messages(given), "stream": True, **asked}
     return Outbound(method="POST", path="/api/chat", model=name, body=body)
+
+
+def _wants_logprobs(given: Fields) -> bool:
+    return "top_logprobs" in given or _LOGPROBS in (given.strings("include") or ())
 
 
 def _tools(given: Fields) -> Sequence[Fields]:
@@ -129,7 +138,7 @@ def _told(given: Fields, inbound: Inbound) -> dict[str, Any]:
         "instructions": given.string("instructions"),
         "max_output_tokens": given.integer("max_output_tokens"),
         "metadata": _metadata(given),
-        "model": model(given, inbound),
+        "model": given.model(inbound),
         "parallel_tool_calls": given.boolean("parallel_tool_calls") is not False,
         _PREVIOUS: None,
         "reasoning": {"effort": _effort(given), "summary": reasoning.string("summary") if reasoning else None},
@@ -157,7 +166,7 @@ def _metadata(given: Fields) -> dict[str, Any]:
 
 def _ignored(given: Fields, include: Sequence[str]) -> Sequence[str]:
     ignored = [name for name in _IGNORED if name in given]
-    if any(name != _SEALED for name in include):
+    if any(name not in (_SEALED, _LOGPROBS) for name in include):
         ignored.append("include")
     if given.boolean("store"):
         ignored.append("store")

@@ -14,8 +14,8 @@ import orjson
 from parallama.errors import ApiError
 from parallama.gateway.api import Codec, Head, Inbound
 from parallama.gateway.generation import LENGTH, Generation, Said, ToolCall
-from parallama.gateway.sse import COMMENT, SSE
-from parallama_openai.answers import JSON
+from parallama.gateway.sse import COMMENT, JSON, SSE
+from parallama_openai.answers import told_logprobs
 from parallama_openai.errors import error_body
 from parallama_openai.response_events import COMPLETED, IN_PROGRESS, INCOMPLETE, Output
 from parallama_openai.response_request import Question, understand, wanted_documents
@@ -69,7 +69,8 @@ class Responding(Generation):
 
     def wrote(self, text: str, logprobs: list[Any] | None) -> bytes:
         """Events of the message; log probabilities alone are none."""
-        return self._output.wrote(text) if text else b""
+        wanted = logprobs if self._question.logprobs else None
+        return self._output.wrote(text, told_logprobs(wanted or ())) if text else b""
 
     def called(self, call: ToolCall) -> bytes:
         """Events of the call; where only one is wanted, the first."""
