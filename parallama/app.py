@@ -19,6 +19,7 @@ from parallama.admin.gateways import Following, GatewayRecords
 from parallama.config import Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
+from parallama.errors import ConfigError
 from parallama.exchange import IdGenerator
 from parallama.gateway.families import Family
 from parallama.gateway.plugins import Plugins
@@ -117,7 +118,10 @@ def _mount(app: web.Application, family: Family, relay: Relay, books: Books, cal
             answer_errors(mounted),
             authenticate(mounted, callers, books),
         ]
-        mount(app, mounted, relay, around)
+        try:
+            mount(app, mounted, relay, around)
+        except ValueError as error:  # of a path that looks like one, but not to aiohttp
+            raise ConfigError(f"gateways.{family.name}: its routes cannot be mounted: {error}") from error
 
 
 def _entered(

@@ -128,8 +128,9 @@ def play(codec: Codec, transcript: Transcript) -> bytes:
 def broken(codec: Codec, transcript: Transcript) -> tuple[bytes, ApiError]:
     """What the client of a stream gets of an answer that fails, and why it does."""
     codec.begin(transcript.head)
-    out = codec.feed(transcript.body)
+    out = b""
     try:
+        out = codec.feed(transcript.body)
         codec.finish()
     except ApiError as error:
         return out + codec.fail(error), error

@@ -17,6 +17,7 @@ MAPPINGS = {
         "keep_alive": "10m",
         "parameters": {"options.temperature": 0.1, "options.top_k": {"value": 7, "allow_override": False}},
     },
+    "thinker": {"model": "qwen3:0.6b", "parameters": {"think": "high"}},
     "gone": "no-such-model",
     "cloudy": "gpt-oss:120b-cloud",
 }
@@ -91,7 +92,8 @@ async def test_a_client_may_override_a_default_but_no_forced_value(gateway: Runn
 async def test_a_target_that_no_node_has_is_an_unknown_model(
     gateway: RunningGateway, path: str, node_path: str, body: dict[str, Any]
 ) -> None:
-    await answer(gateway, path, {"model": "gone", **body}, 404)
+    said, _ = await answer(gateway, path, {"model": "gone", **body}, 404)
+    assert "model 'gone' not found" in str(said)
     row = await gateway.row()
     assert (row["model_asked"], row["model"], row["outcome"]) == ("gone", "no-such-model", "refused")
 
@@ -102,6 +104,25 @@ async def test_an_alias_is_no_way_around_the_rule_about_clouds(
 ) -> None:
     await answer(gateway, path, {"model": "cloudy", **body}, 403)
     assert not node.seen(node_path)
+
+
+async def test_whom_the_client_serves_is_in_the_row(gateway: RunningGateway) -> None:
+    asks = {"messages": SAID, "model": "gpt-4"}
+    await answer(gateway, "/v1/chat/completions", {**asks, "user": "u-1"})
+    await answer(gateway, "/v1/completions", {"model": "gpt-4", "prompt": "hi", "user": "u-2"})
+    await answer(gateway, "/v1/responses", {"model": "gpt-4", "input": "hi", "safety_identifier": "u-3\0" + "x" * 999})
+    await answer(gateway, "/v1/messages", {**asks, "max_tokens": 9, "metadata": {"user_id": "u-4"}})
+    await answer(gateway, "/v1/embeddings", {"model": "nomic-embed-text", "input": "hi", "user": "u-5"})
+    await answer(gateway, "/v1/chat/completions", {**asks, "user": {"odd": 1}})
+    names = [row["end_user"] for row in await gateway.rows(6)]
+    assert names == ["u-1", "u-2", "u-3\ufffd" + "x" * 124, "u-4", "u-5", None]
+
+
+async def test_a_default_of_an_alias_goes_before_what_the_dialect_fills_in(
+    gateway: RunningGateway, node: FakeOllama
+) -> None:
+    await answer(gateway, "/v1/messages", {"model": "thinker", "messages": SAID, "max_tokens": 20})
+    assert (await node_body(node, "/api/chat"))["think"] == "high"
 
 
 async def test_an_alias_is_no_name_for_what_is_managed_on_a_node(gateway: RunningGateway, node: FakeOllama) -> None:

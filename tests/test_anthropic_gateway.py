@@ -167,7 +167,7 @@ def test_a_page_of_no_model_is_refused(name: str) -> None:
 def test_aliases_of_models_that_are_there_are_listed() -> None:
     known: dict[str, Any] = {"aliases": {"claude": "wordy", "gone": "nosuch", "endless": "wordy"}}
     models = {model["id"]: model for model in listed(**known)["data"]}
-    assert list(models) == [*NAMES[:4], "endless", "claude"]
+    assert list(models) == [*NAMES[:4], "claude", "endless"]
     assert models["claude"]["created_at"] == models["wordy:latest"]["created_at"]
     assert listed(path=f"{LIST}/claude", **known)["id"] == "claude"
 

@@ -162,7 +162,7 @@ def test_a_file_is_laid_over_what_was_set_and_a_reset_forgets_all(parallama: Run
         (["--option", "shout=[1"], "--option shout: this is not YAML"),
         (["--parameter", "a:options.seed=.nan"], "cannot be stored"),
         (["--parameter", 'a:options.stop="\\0"'], "cannot be stored"),
-        (["--default-model", ""], r"gateways\.ollama\.default_model"),
+        (["--default-model", " "], r"gateways\.ollama\.default_model"),
         (["--from", "/nowhere.yaml"], "/nowhere.yaml: it cannot be read: No such file"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,12 +161,3 @@ def test_a_status_of_the_node_is_the_client_s_only_where_it_is_about_the_request
     with pytest.raises(kind) as caught:
         codec.finish()
     assert caught.value.status == told
-
-
-def test_an_unknown_model_is_called_what_the_client_called_it() -> None:
-    codec = say(outbound("gpt-4"))
-    codec.resolved([replace(codec.outbounds[0], target="hidden:70b")])
-    codec.begin(Head(404))
-    codec.feed(b'{"error":"model \'hidden:70b\' not found"}')
-    with pytest.raises(ModelUnknown, match=r"^model 'gpt-4' not found$"):
-        codec.finish()

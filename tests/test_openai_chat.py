@@ -228,6 +228,13 @@ def test_log_probabilities_have_openais_form() -> None:
     assert len(unasked) == 4
 
 
+def test_log_probabilities_are_those_of_the_content_not_of_its_thinking() -> None:
+    answer = Transcript.stream(said(thinking="Hm", logprobs=LOGPROBS[1:]), said("Hi", logprobs=LOGPROBS[:1]), end())
+    for choice in (document(answer, logprobs=True)["choices"][0], joined(chunks(answer, logprobs=True))):
+        assert choice["message"]["reasoning"] == "Hm"
+        assert [one["token"] for one in choice["logprobs"]["content"]] == ["Hi"]
+
+
 ONE, OTHER = (
     Transcript.stream(said(word), said(thinking="Hm."), end(tool_calls=TWO[:1], prompt_eval_count=count))
     for word, count in (("one", 7), ("two", 1))

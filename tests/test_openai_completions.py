@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Completion
+from openai_client import answered, client
 from openai_events import DONE, is_error, read_events
 from parallama_openai.completions import open_completion
 
@@ -336,33 +336,22 @@ def test_an_answer_of_another_node_takes_the_place_of_the_first() -> None:
     assert [choice["text"] for choice in json.loads(played(codec, said("a"), said("b")))["choices"]] == ["a", "b"]
 
 
-def sdk(transcript: Transcript) -> Iterator[openai.OpenAI]:
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        codec = open_completion(inbound(request.content, "/completions"))
-        codec.begin(transcript.head)
-        out = codec.feed(transcript.body)
-        try:
-            out += codec.finish()
-        except ApiError as error:
-            out += codec.fail(error)
-        return httpx2.Response(200, headers=dict(codec.reply.headers), content=out)
-
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
-        yield openai.OpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0)
+def sdk(transcript: Transcript) -> AbstractContextManager[openai.OpenAI]:
+    return client(lambda request: answered(open_completion(inbound(request.content, "/completions")), transcript))
 
 
 def test_the_sdk_reads_a_stream_and_a_document() -> None:
-    for client in sdk(said("It", " is")):
-        found = client.completions.create(model="llama3.2:1b", prompt="Why?")
+    with sdk(said("It", " is")) as sdk_client:
+        found = sdk_client.completions.create(model="llama3.2:1b", prompt="Why?")
         assert (found.choices[0].text, found.usage and found.usage.total_tokens) == ("It is", 10)
-        chunks = list(client.completions.create(model="llama3.2:1b", prompt="Why?", stream=True))
+        chunks = list(sdk_client.completions.create(model="llama3.2:1b", prompt="Why?", stream=True))
         assert "".join(chunk.choices[0].text for chunk in chunks) == "It is"
 
 
 def test_the_sdk_raises_an_error_inside_a_stream() -> None:
-    for client in sdk(TRANSCRIPTS["an error midway"]):
+    with sdk(TRANSCRIPTS["an error midway"]) as sdk_client:
         with pytest.raises(openai.APIError, match="out of memory"):
-            list(client.completions.create(model="llama3.2:1b", prompt="Why?", stream=True))
+            list(sdk_client.completions.create(model="llama3.2:1b", prompt="Why?", stream=True))
 
 
 NAMES = ["model", "prompt", "n", "best_of", "echo", "logprobs", "suffix", "stream", "stream_options", "max_tokens"]

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
-import openai
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
+from openai_client import client
 from parallama_openai.embeddings import open_embedding, pack
 
 from parallama.errors import ApiError, BadRequest, UpstreamFailed
@@ -182,9 +182,8 @@ def test_the_sdk_reads_what_it_asks_for() -> None:
         assert asked["encoding_format"] == "base64"
         return httpx2.Response(200, json=played(opened(**asked), vectors(VECTOR, [0.0, 1.0, 0.5])))
 
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
-        client = openai.OpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0)
-        found = client.embeddings.create(model="nomic-embed-text", input=["a", "b"])
+    with client(answer) as sdk:
+        found = sdk.embeddings.create(model="nomic-embed-text", input=["a", "b"])
     assert [entry.embedding for entry in found.data] == [VECTOR, [0.0, 1.0, 0.5]]
     assert found.usage.total_tokens == 4
 

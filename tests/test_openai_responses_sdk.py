@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 from openai.types import responses as types
+from openai_client import answered, client
 from parallama_openai.responses import open_response
 from pydantic import BaseModel, TypeAdapter
 
@@ -36,24 +36,16 @@ CUT = Transcript.stream(line("I "), line(**{**END, "done_reason": "length"}))
 BROKEN = Transcript.stream(line("I "), {"error": "out of memory"})
 
 
-@contextmanager
-def sdk(transcript: Transcript, *, silent: bool = False) -> Iterator[openai.OpenAI]:
+def sdk(transcript: Transcript, *, silent: bool = False) -> AbstractContextManager[openai.OpenAI]:
     """A client whose requests are answered from `transcript`; `silent`: by a failure behind a heartbeat alone."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         codec = open_response(inbound(request.content, "/responses"))
         if silent:
             return httpx2.Response(200, content=codec.heartbeat + codec.fail(ApiError("no node")))
-        codec.begin(transcript.head)
-        out = codec.feed(transcript.body)
-        try:
-            out += codec.finish()
-        except ApiError as error:
-            out += codec.fail(error)
-        return httpx2.Response(200, headers=dict(codec.reply.headers), content=out)
+        return answered(codec, transcript)
 
-    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
-        yield openai.OpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0)
+    return client(answer)
 
 
 def test_every_event_is_of_a_type_that_the_sdk_knows() -> None:
@@ -65,7 +57,7 @@ def test_every_event_is_of_a_type_that_the_sdk_knows() -> None:
 
 
 def test_the_sdk_puts_the_stream_together() -> None:
-    with sdk(ALL) as client, client.responses.stream(**ASK) as stream:
+    with sdk(ALL) as sdk_client, sdk_client.responses.stream(**ASK) as stream:
         seen = [event.type for event in stream]
         found = stream.get_final_response()
     assert (seen[0], seen[-1]) == ("response.created", "response.completed")
@@ -76,26 +68,26 @@ def test_the_sdk_puts_the_stream_together() -> None:
 
 
 def test_the_sdk_reads_events_and_the_whole_response_alike() -> None:
-    with sdk(ALL) as client:
-        *_, last = client.responses.create(**ASK, stream=True)
-        whole = client.responses.create(**ASK)
+    with sdk(ALL) as sdk_client:
+        *_, last = sdk_client.responses.create(**ASK, stream=True)
+        whole = sdk_client.responses.create(**ASK)
     assert last.type == "response.completed"
     assert last.response.to_dict() == whole.to_dict()
     assert whole.output_text == "I look.Found."
 
 
 def test_the_sdk_takes_a_cut_answer_for_incomplete() -> None:
-    with sdk(CUT) as client:
-        *_, last = client.responses.create(**ASK, stream=True)
-        whole = client.responses.create(**ASK)
+    with sdk(CUT) as sdk_client:
+        *_, last = sdk_client.responses.create(**ASK, stream=True)
+        whole = sdk_client.responses.create(**ASK)
     assert last.type == "response.incomplete"
     assert whole.incomplete_details is not None
     assert (whole.status, whole.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
 def test_the_sdk_raises_a_failure_midway_to_who_reads_events() -> None:
-    with sdk(BROKEN) as client:
-        stream = client.responses.create(**ASK, stream=True)
+    with sdk(BROKEN) as sdk_client:
+        stream = sdk_client.responses.create(**ASK, stream=True)
         seen = [next(stream).type for _ in range(6)]
         with pytest.raises(openai.APIError, match="out of memory"):
             next(stream)
@@ -103,16 +95,16 @@ def test_the_sdk_raises_a_failure_midway_to_who_reads_events() -> None:
 
 
 def test_the_sdk_raises_a_failure_midway_to_who_lets_it_put_the_stream_together() -> None:
-    with sdk(BROKEN) as client, client.responses.stream(**ASK) as stream:
+    with sdk(BROKEN) as sdk_client, sdk_client.responses.stream(**ASK) as stream:
         with pytest.raises(openai.APIError, match="out of memory"):
             stream.get_final_response()
 
 
 def test_the_sdk_raises_a_failure_behind_a_heartbeat() -> None:
-    with sdk(ALL, silent=True) as client:
+    with sdk(ALL, silent=True) as sdk_client:
         with pytest.raises(openai.APIError, match="no node"):
-            list(client.responses.create(**ASK, stream=True))
-        with client.responses.stream(**ASK) as stream, pytest.raises(openai.APIError, match="no node"):
+            list(sdk_client.responses.create(**ASK, stream=True))
+        with sdk_client.responses.stream(**ASK) as stream, pytest.raises(openai.APIError, match="no node"):
             stream.until_done()
 
 
@@ -121,21 +113,21 @@ class Fact(BaseModel):
 
 
 def test_the_sdk_parses_a_structured_answer() -> None:
-    with sdk(Transcript.stream(line('{"city":"Paris"}'), line(**END))) as client:
-        found = client.responses.parse(**ASK, text_format=Fact)
+    with sdk(Transcript.stream(line('{"city":"Paris"}'), line(**END))) as sdk_client:
+        found = sdk_client.responses.parse(**ASK, text_format=Fact)
     assert found.output_parsed == Fact(city="Paris")
 
 
 def test_an_answer_can_be_sent_back_as_it_is() -> None:
-    with sdk(ALL) as client:
-        first = client.responses.create(**ASK, include=["reasoning.encrypted_content"], store=False)
+    with sdk(ALL) as sdk_client:
+        first = sdk_client.responses.create(**ASK, include=["reasoning.encrypted_content"], store=False)
         outputs = [
             {"type": "function_call_output", "call_id": item.call_id, "output": "rain"}
             for item in first.output
             if item.type == "function_call"
         ]
         again = [{"role": "user", "content": "Why?"}, *(item.to_dict() for item in first.output), *outputs]
-        assert client.responses.create(**{**ASK, "input": again}).status == "completed"
+        assert sdk_client.responses.create(**{**ASK, "input": again}).status == "completed"
     messages = (open_response(inbound({**ASK, "input": json.loads(json.dumps(again))})).outbounds[0].body or {})[
         "messages"
     ]

@@ -81,7 +81,7 @@ def test_a_strangers_gateway_is_found(install: Install) -> None:
         ({"paths": (1,)}, "a tuple of mounts"),
         ({"paths": ("/a", "/a")}, "twice"),
         ({"name": None}, "lower-case"),
-        ({"api": "1"}, "generation 1 of the gateway API; this is generation"),
+        ({"api": "1"}, "generation '1' of the gateway API; this is generation 1"),
         ({"roles": "basic"}, "a tuple of roles"),
         ({"required_header": b"x"}, "the name of a header"),
         ({"Options": dict}, "a dataclass or a pydantic model"),

@@ -41,7 +41,14 @@ def _plain(value: str) -> tuple[str, str]:
 def _switch(value: str) -> tuple[str, bool]:
     """NAME=on/off."""
     name, text = _plain(value)
-    return name, click.BOOL.convert(text, None, None)
+    return name, _on_off(text)
+
+
+def _on_off(text: str) -> bool:
+    """on/off, true/false; an empty text is neither."""
+    if not text.strip():
+        raise click.BadParameter("it is empty; it must be on or off")
+    return bool(click.BOOL.convert(text, None, None))
 
 
 def _parameter(value: str) -> tuple[str, str, str]:
@@ -105,7 +112,7 @@ def status(ctx: Context, as_json: bool) -> None:
 
 @gateway.command()
 @click.argument("name", metavar="GATEWAY")
-@click.option("--enabled", type=click.BOOL, required=True, help="true or false.")
+@click.option("--enabled", type=_on_off, metavar="true/false", required=True, help="true or false.")
 @settings_options
 def toggle(ctx: Context, name: str, enabled: bool) -> None:
     """Switch a gateway on or off, in every running server."""
@@ -132,6 +139,8 @@ def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) ->
 
     if flags["default_model"] is not None and flags["no_default_model"]:
         raise click.UsageError("give --default-model or --no-default-model")
+    if flags["default_model"] == "":
+        raise click.UsageError("--default-model is empty; without one: --no-default-model")
     if reset and any(flags.values()):
         raise click.UsageError("--reset goes with no other change")
 

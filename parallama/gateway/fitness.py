@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
 from pydantic import BaseModel
@@ -27,6 +28,10 @@ _METHOD = re.compile(r"[A-Z]+")
 _HEADER = re.compile(r"[A-Za-z0-9-]*")
 _ROUTE = re.compile(r"(/([^/{}\s]|\{[A-Za-z_]\w*(:[^{}]+)?\})*)*")
 _VARIABLE = re.compile(r"\{[^{}]*\}")
+
+
+_LONGEST = 500
+"""Characters of what a stranger's exception says."""
 
 
 class Unfit(Exception):
@@ -84,9 +89,9 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _judge_attributes(gateway: type[Gateway]) -> None:
     called = gateway.__name__
-    if gateway.api != API:
+    if gateway.api != API or type(gateway.api) is not int:
         raise Unfit(
-            f"{called} was written for generation {gateway.api} of the gateway API; this is generation {API}:"
+            f"{called} was written for generation {gateway.api!r} of the gateway API; this is generation {API}:"
             " install a release of the plugin for it"
         )
     for attribute, (right, words) in _ATTRIBUTES.items():
@@ -110,15 +115,16 @@ def _judge_paths(gateway: type[Gateway]) -> None:
 def _made(gateway: type[Gateway]) -> Gateway:
     """As it is for whoever sets nothing."""
     called = gateway.__name__
+    if missing := sorted(gateway.__abstractmethods__):
+        raise Unfit(f"{called} lacks {', '.join(missing)}; a gateway has routes() and render_error()")
     for name in option_names(gateway):
         if name in CORE_KEYS:
             raise Unfit(f"{called}.Options.{name}: that is a setting of every family; take another name")
     try:
         return make_gateway(gateway, {})
     except ConfigError as error:
-        raise Unfit(
-            f"{called} cannot be made without settings ({error}); its options need defaults that work"
-        ) from None
+        why = f"{str(error).rpartition(': ')[0]}: {words(error.__cause__)}" if error.__cause__ else error
+        raise Unfit(f"{called} cannot be made without settings ({why}); its options need defaults that work") from None
 
 
 def _routes(gateway: Gateway) -> Sequence[Route]:
@@ -141,14 +147,32 @@ def _wrong(route: Route) -> Iterator[str]:
         yield "its method must be in capitals, such as 'POST'"
     if not (isinstance(route.path, str) and _ROUTE.fullmatch(route.path)):
         yield "its path must be '' or begin with a slash; a variable segment is '{name}'"
+    elif wrong := _wrong_variables(route.path):
+        yield wrong
     if not isinstance(route.use, Use):
         yield "its use must be one of parallama.Use"
     if not isinstance(route.body, Body):
         yield "its body must be one of parallama.Body"
     if not (callable(route.open) and (route.wants is None or callable(route.wants))):
         yield "its open, and its wants if it has one, must be functions of an Inbound"
+    if iscoroutinefunction(route.open) or iscoroutinefunction(route.wants):
+        yield "its open, and its wants if it has one, must be plain functions: a gateway waits for nothing"
     if not isinstance(route.endpoint, str):
         yield "its endpoint must be a name, or ''"
+
+
+def _wrong_variables(path: str) -> str | None:
+    """What is wrong with the variables of a path; None: nothing."""
+    variables = [variable[1:-1].partition(":") for variable in _VARIABLE.findall(path)]
+    names = [name for name, _, _ in variables]
+    if len(set(names)) < len(names):
+        return "two of its variables have one name"
+    for name, _, expression in variables:
+        try:
+            re.compile(expression)
+        except re.error as error:
+            return f"the expression of {name} is none: {error}"
+    return None
 
 
 def _judge_neighbours(fit: Fit, other: Fit) -> None:
@@ -189,3 +213,12 @@ def _matches(pattern: str, mount: str) -> bool:
         if "{" not in segment and segment != literal:
             return False
     return len(segments) >= len(wanted)
+
+
+def words(error: BaseException) -> str:
+    """What a stranger's exception is and says."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - nor need it be able to say what it is
+        said = ""
+    return f"{type(error).__name__}: {said[:_LONGEST]}" if said else type(error).__name__

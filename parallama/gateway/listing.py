@@ -37,7 +37,7 @@ def modified(entry: Entry) -> datetime | None:
     """When the model was changed, in UTC and to the second; None: the node does not tell."""
     try:
         moment = datetime.fromisoformat(str(entry.get("modified_at")))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)
+        return moment.astimezone(UTC).replace(microsecond=0) if moment.tzinfo else None
     except (ValueError, OverflowError):
         return None
 

@@ -5,6 +5,7 @@ An alias is looked up as Ollama looks up a name, and leads to a node's model in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ class Parameter(Section):
 
 def _parameter(given: Any) -> Any:
     """A value stands for a default."""
+    if isinstance(given, dict) and "allow_override" in given and "value" not in given:
+        raise ValueError("it lacks its value: {value: ..., allow_override: ...}")
     return given if isinstance(given, Parameter) or (isinstance(given, dict) and "value" in given) else {"value": given}
 
 
@@ -50,6 +53,16 @@ def _path(path: str) -> str:
             f"is no field of a native request; did you mean options.{path}? There are {', '.join(_FIELDS)}"
         )
     return path
+
+
+_GO_DURATION = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+|[-+]?[0-9]+(\.[0-9]+)?")
+
+
+def _duration(given: Any) -> Any:
+    """Seconds, or a text that Go's time.ParseDuration takes."""
+    if isinstance(given, bool) or (isinstance(given, str) and not _GO_DURATION.fullmatch(given)):
+        raise ValueError("it must be seconds, or a duration such as 30m or 1h30m; negative: for ever")
+    return given
 
 
 ModelName = Annotated[
@@ -65,7 +78,7 @@ class ModelMapping(Section):
     """The node's model."""
     num_ctx: Annotated[int, Field(ge=1)] | None = None
     """Tokens of context, where the client does not say; the same as the parameter `options.num_ctx`."""
-    keep_alive: str | int | float | None = None
+    keep_alive: Annotated[str | int | float, BeforeValidator(_duration)] | None = None
     """How long the model stays loaded afterwards, where the client does not say: seconds, or a text such as `30m`."""
     parameters: Mapping[Annotated[str, AfterValidator(_path)], Annotated[Parameter, BeforeValidator(_parameter)]] = (
         Field(default_factory=dict)

@@ -103,7 +103,7 @@ class NdjsonCodec(CountedCodec):
     def finish(self) -> bytes:
         """The last line, if its newline is missing. Raises the node's error, or UpstreamFailed without an end."""
         if self._status >= 400:
-            raise self._refusal()
+            raise node_error(self._status, self._open.rest)
         last = self._message(self._open.rest) if self._open.rest.strip() else b""
         if self._error is not None:
             raise self._error
@@ -146,9 +146,3 @@ class NdjsonCodec(CountedCodec):
         except ApiError as error:
             self._error = error
             return b""
-
-    def _refusal(self) -> ApiError:
-        error = node_error(self._status, self._open.rest)
-        if isinstance(error, ModelUnknown) and self.outbound.target:  # a name that the client has never seen
-            return ModelUnknown(f"model '{self.outbound.model}' not found")
-        return error

@@ -27,7 +27,13 @@ def make_gateway(gateway: type[Gateway], given: Mapping[str, Any]) -> Gateway:
             options: Any = TypeAdapter(gateway.Options).validate_python({k: v for k, v in given.items() if k in known})
         except ValidationError as error:
             raise ConfigError(f"gateways.{gateway.name}.{first_error(error)}") from None
-        return gateway(options)
+        made = gateway(options)
+        if not isinstance(getattr(made, "options", None), gateway.Options):
+            raise ConfigError(
+                f"gateways.{gateway.name}: {gateway.__name__}.__init__ must call super().__init__(options)"
+            )
+        TypeAdapter(gateway.Options).dump_python(made.options, mode="json")  # as those who look after it see them
+        return made
 
 
 def routes_of(gateway: Gateway) -> Mapping[tuple[str, str], Route]:

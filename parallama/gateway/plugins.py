@@ -19,14 +19,12 @@ from parallama.errors import ConfigError
 from parallama.gateway import hookspecs
 from parallama.gateway.api import Gateway
 from parallama.gateway.families import Document, Families
-from parallama.gateway.fitness import Fit, Unfit, judged
+from parallama.gateway.fitness import Fit, Unfit, judged, words
 
 GROUP = "parallama"
 """The entry point group; also the name of the pluggy project, and of the distribution whose plugins come first."""
 
 _HOOKS = ("register_gateways", "register_commands")
-_LONGEST = 500
-"""Characters of what a stranger's exception says."""
 
 
 @dataclass(slots=True)
@@ -69,15 +67,7 @@ class Plugin:
         except Unfit as error:
             self.problems.append(str(error))
         except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything, SystemExit too
-            self.problems.append(f"{what}: {_words(error)}")
-
-
-def _words(error: BaseException) -> str:
-    try:
-        said = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - nor need it be able to say what it is
-        said = ""
-    return f"{type(error).__name__}: {said[:_LONGEST]}" if said else type(error).__name__
+            self.problems.append(f"{what}: {words(error)}")
 
 
 @dataclass(slots=True)

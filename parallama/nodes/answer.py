@@ -264,9 +264,9 @@ class NodeAnswer:
             return
         try:
             self._consume(data)
-        except Exception as error:  # noqa: BLE001 - whoever waits for the pipe gets it, also with the last piece
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whoever waits gets it, also with the last piece
             self.complete = False
-            self.fail(error)
+            self.fail(error if isinstance(error, Exception) else RuntimeError("a gateway wanted to end the process"))
 
     def _end(self) -> None:
         if self._continued is not None:

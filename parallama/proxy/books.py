@@ -23,6 +23,7 @@ from parallama.proxy.keys import IDS
 from parallama.traffic import Traffic
 
 _api = logging.getLogger("parallama.api")
+_error = logging.getLogger("parallama.error")
 
 _TOGETHER = 32
 """Exchanges that wait for each other: their records are gone with a process that is killed."""
@@ -94,14 +95,20 @@ class Books:
             self._timer = None
         ended, self._ended = self._ended, []
         for one in ended:
-            if one.exchange.caller is not None:
-                self._recorder.record(one.exchange.record(one.at))
+            self._record(one)
         self._metrics.end([(one.exchange, one.at - one.exchange.started) for one in ended], self._named)
         for one in ended:
             self._traffic.count(one.exchange.gateway, one.at, one.exchange.first_byte_s)
         if _api.isEnabledFor(logging.INFO):
             for one in ended:
                 _api.info("request", extra={"fields": _line(one)})
+
+    def _record(self, ended: _Ended) -> None:
+        try:
+            if ended.exchange.caller is not None:
+                self._recorder.record(ended.exchange.record(ended.at))
+        except Exception:  # noqa: BLE001 - those that ended with it must not go without their rows
+            _error.exception("bug", extra={"fields": {"request_id": ended.request_id}})
 
 
 def _line(ended: _Ended) -> dict[str, object]:

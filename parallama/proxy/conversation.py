@@ -16,14 +16,14 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from parallama.errors import BUSY_RETRY_S, ApiError, TimedOut, UpstreamFailed
+from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
-from parallama.proxy.headers import for_node
+from parallama.proxy.headers import for_node, sound
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.keys import EXCHANGE, IDS
 
@@ -67,7 +67,7 @@ class Conversation:
             if not answer.committed:
                 raise
             await self._fail(error)
-        except Exception:
+        except (Exception, SystemExit):
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
             raise
@@ -104,6 +104,8 @@ class Conversation:
         with beats or nullcontext():
             sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
             with await sent as reply:
+                if reply.head.status == 404 and outbound.target:  # by a name that the client has never seen
+                    raise ModelUnknown(f"model '{outbound.model}' not found")
                 head = codec.begin(reply.head)
                 if not answer.committed:
                     answer.begin(head, self._extra(reply.head), streams=codec.streams)
@@ -124,7 +126,7 @@ class Conversation:
     def _extra(self, node_head: Head) -> dict[str, str]:
         exchange = self._exchange
         facts = ReplyFacts(request_id=self._request[IDS].text, node=exchange.node, model=exchange.model)
-        extra = dict(self._gateway.headers(facts))
+        extra = sound(self._gateway, facts)
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from parallama.gateway.api import Gateway, ReplyFacts
+
+_error = logging.getLogger("parallama.error")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_VALUE = re.compile(r"[\t -~\x80-\xff]*").fullmatch
 
 HOP_BY_HOP = frozenset(
     (
@@ -47,3 +55,15 @@ def client_request_id(headers: Mapping[str, str]) -> str | None:
     """The client's own X-Request-ID, if it is printable ASCII and of at most 128 characters."""
     given = headers.get("X-Request-ID")
     return given if given and len(given) <= 128 and given.isascii() and given.isprintable() else None
+
+
+def sound(gateway: Gateway, facts: ReplyFacts) -> dict[str, str]:
+    """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
+    try:
+        headers = dict(gateway.headers(facts))
+        if all(_NAME(name) and _VALUE(value) for name, value in headers.items()):
+            return headers
+        raise ValueError("headers() must give names and values as RFC 9110 section 5 has them")
+    except Exception:  # noqa: BLE001 - a stranger's code may raise anything, and every answer comes by here
+        _error.exception("bug", extra={"fields": {"request_id": facts.request_id, "gateway": gateway.name}})
+        return {}

@@ -21,7 +21,7 @@ from parallama.gateway.api import Reply, ReplyFacts
 from parallama.gateway.families import Mounted
 from parallama.identity.callers import Callers
 from parallama.proxy.books import Books
-from parallama.proxy.headers import client_request_id
+from parallama.proxy.headers import client_request_id, sound
 from parallama.proxy.keys import EXCHANGE, IDS, Ids
 from parallama.proxy.stalls import Stalls
 
@@ -102,7 +102,7 @@ def answer_errors(mounted: Mounted) -> Middleware:
             return refuse(request, _routing_error(request, error))
         except (ClientLeft, asyncio.CancelledError):
             raise
-        except Exception:  # noqa: BLE001 - the outer edge: logged whole by bug()
+        except (Exception, SystemExit):  # noqa: BLE001 - the outer edge: logged whole by bug()
             return refuse(request, bug(request))
 
     def refuse(request: web.Request, error: ApiError) -> web.Response:
@@ -114,7 +114,7 @@ def answer_errors(mounted: Mounted) -> Middleware:
         facts = ReplyFacts(request_id=request[IDS].text, node=exchange.node, model=exchange.model)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
-        headers = {**reply.headers, **gateway.headers(facts), **_headers(error)}
+        headers = {**reply.headers, **sound(gateway, facts), **_headers(error)}
         return web.Response(status=reply.status, headers=headers, body=reply.body)
 
     return answer_errors
@@ -135,7 +135,7 @@ def answer_edges(ids: IdGenerator) -> Middleware:
             if error.status < 400:
                 raise
             return _edge(_routing_error(request, error))
-        except Exception:  # noqa: BLE001 - the outer edge
+        except (Exception, SystemExit):  # noqa: BLE001 - the outer edge
             return _edge(bug(request))
 
     return answer_edges

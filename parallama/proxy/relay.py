@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -24,9 +25,11 @@ from parallama.proxy.ratios import TokenRatios
 from parallama.proxy.resolve import admit, judge, resolve
 from parallama.proxy.stalls import Stalls
 
+_error = logging.getLogger("parallama.error")
+
 _LONGEST_NAME = 256
 """Characters of a model's name in logs and rows; Ollama's own limit for a whole name is below that."""
-_LONGEST_END_USER = 128
+_LONGEST_END_USER, _LONGEST_IGNORED = 128, 64
 _NO_QUERY: Mapping[str, str] = MappingProxyType({})
 _NO_DOCUMENTS: Mapping[str, Document] = MappingProxyType({})
 
@@ -74,8 +77,7 @@ class Relay:
         try:
             await conversation.hold(self._pool, self._heartbeats, self._metrics)
         finally:
-            exchange.usage = codec.usage
-            exchange.context_full = codec.context_full
+            _account(exchange, codec)
         self._ratios.learn_from(codec, exchange.model)
         if exchange.model and codec.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
@@ -105,7 +107,21 @@ class Relay:
         """Resolve the models of an exchange, and raise NotAllowed for those it may not have."""
         for outbound in codec.outbounds:
             exchange.model_asked = exchange.model_asked or (outbound.model and outbound.model[:_LONGEST_NAME])
-        exchange.ignored = codec.ignored
-        exchange.end_user = codec.end_user and codec.end_user[:_LONGEST_END_USER]
+        if codec.ignored:
+            exchange.ignored = [str(name)[:_LONGEST_IGNORED] for name in codec.ignored]
+        if codec.end_user is not None:
+            exchange.end_user = str(codec.end_user)[:_LONGEST_END_USER]
         resolve(codec, serving.aliases, use)
         judge(codec.outbounds, self._pool.catalog, self._settings.models)
+
+
+def _account(exchange: Exchange, codec: Codec) -> None:
+    """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
+    try:
+        usage, full = codec.usage, codec.context_full
+        for count in (usage.prompt_tokens, usage.output_tokens):
+            if count is not None and not (type(count) is int and 0 <= count < 2**63):
+                raise ValueError("a count of tokens must be a whole number from 0, or None")
+        exchange.usage, exchange.context_full = usage, None if full is None else bool(full)
+    except Exception:  # noqa: BLE001 - the same edge as around the handlers
+        _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})

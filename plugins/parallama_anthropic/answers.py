@@ -9,12 +9,10 @@ import orjson
 from parallama.errors import ApiError
 from parallama.gateway.api import Codec, Head, Inbound
 from parallama.gateway.generation import LENGTH, Generation, Said, ToolCall
-from parallama.gateway.sse import SSE, event
+from parallama.gateway.sse import JSON, SSE, event
 from parallama_anthropic.content import TEXT, THINKING, Content, Events
 from parallama_anthropic.errors import error_event
 from parallama_anthropic.requests import Question, Thoughts, understand
-
-JSON = Head(200, (("Content-Type", "application/json"),))
 
 PING = event({"type": "ping"}, "ping")
 
@@ -33,7 +31,7 @@ class Message(Generation):
     def __init__(self, inbound: Inbound, question: Question) -> None:
         super().__init__(inbound, question.outbound(), streams=question.streams)
         self.reply = SSE if question.streams else JSON
-        self.ignored = question.ignored
+        self.ignored, self.end_user = question.ignored, question.end_user
         self._question = question
         self._new()
 
@@ -44,8 +42,7 @@ class Message(Generation):
     def begin(self, head: Head) -> Head:
         """As Generation."""
         self._new()
-        answered: Head = super().begin(head)
-        return answered
+        return super().begin(head)
 
     def thought(self, text: str) -> bytes:
         """A `thinking_delta`, if the client wants to read it."""
@@ -79,7 +76,7 @@ class Message(Generation):
         """The whole message."""
         return orjson.dumps({**self._told(self._content.whole()), **self._stop(), "usage": self._told_usage()})
 
-    def collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: Any) -> None:
+    def collect(self, text: str, thinking: str, calls: list[ToolCall], logprobs: list[Any] | None) -> None:
         """Keep the order of the pieces, as a stream has it; `said` does not."""
         if thinking and self._question.thoughts is not Thoughts.HIDDEN:
             self._content.add(THINKING, thinking if self._question.thoughts is Thoughts.SHOWN else "")

@@ -6,7 +6,6 @@ Anthropic's server tools, which never ran here and without which the conversatio
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,20 +87,7 @@ def _read_image(block: Fields, turn: Turn) -> None:
     source = block.object("source", required=True)
     source.string("type", required=True, among=("base64",))
     source.string("media_type", required=True, among=_IMAGE_TYPES)
-    turn.images.append(_base64(source, "data"))
-
-
-def _base64(source: Fields, name: str) -> str:
-    """The member `name` as Go reads base64: padded, without white space."""
-    data = "".join(source.string(name, required=True).split())
-    data += "=" * (-len(data) % 4)
-    try:
-        found = binascii.a2b_base64(data, strict_mode=True)
-    except ValueError:
-        found = b""
-    if not found:
-        source.refuse(name, "it holds no base64")
-    return data
+    turn.images.append(source.base64("data"))
 
 
 def _read_document(block: Fields, turn: Turn) -> None:

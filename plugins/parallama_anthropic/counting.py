@@ -12,7 +12,7 @@ import orjson
 from parallama.errors import ModelUnknown
 from parallama.gateway.api import Codec, Inbound
 from parallama.gateway.fields import shown
-from parallama_anthropic.answers import JSON
+from parallama.gateway.sse import JSON
 from parallama_anthropic.requests import understand
 
 

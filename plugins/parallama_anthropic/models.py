@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from parallama.errors import BadRequest, ModelUnknown, UpstreamFailed
+from parallama.errors import BadRequest, ModelUnknown
 from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import shown
+from parallama.gateway.listing import Entry, listed, modified
 from parallama.gateway.names import canonical
 from parallama.gateway.ndjson import NdjsonCodec
-from parallama_anthropic.answers import JSON
+from parallama.gateway.sse import JSON
 
 _LIMIT = 20
 _MOST = 1000
@@ -52,10 +52,8 @@ class _Models(NdjsonCodec):
 
     def line(self, message: dict[str, Any]) -> bytes:
         """Keep the models for the end."""
-        entries = message.get("models") or []
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UpstreamFailed("the node sent a list of models in another shape")
-        self._found = {canonical(model["id"]): model for model in _told(entries, self._inbound.models.aliases())}
+        models = [_told(name, entry) for name, entry in listed(message, self._inbound.models.aliases())]
+        self._found = {canonical(model["id"]): model for model in models}
         return b""
 
     def finish(self) -> bytes:
@@ -122,27 +120,7 @@ def _limit(query: Mapping[str, str]) -> int:
     return int(given)
 
 
-def _told(entries: list[dict[str, Any]], aliases: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The node's models, newest first as it has them, and then the aliases of those among them; an alias with the name
-    of a model stands for it."""
-    created = {}
-    for entry in entries:
-        name = str(entry.get("name") or "")
-        created[canonical(name)] = time = _utc(str(entry.get("modified_at") or ""))
-        yield _model(name, time)
-    for alias, target in aliases.items():
-        if canonical(target) in created:
-            yield _model(alias, created[canonical(target)])
-
-
-def _model(name: str, created_at: str) -> dict[str, Any]:
+def _told(name: str, entry: Entry) -> dict[str, Any]:
+    time = modified(entry)
+    created_at = time.isoformat().replace("+00:00", "Z") if time else _EPOCH
     return {"type": "model", "id": name, "display_name": name, "created_at": created_at, "lifecycle": "active"}
-
-
-def _utc(time: str) -> str:
-    """An RFC 3339 time of any offset in UTC, to the second."""
-    try:
-        moment = datetime.fromisoformat(time).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return _EPOCH
-    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"

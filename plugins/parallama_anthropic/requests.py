@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from parallama.errors import BadRequest
 from parallama.gateway.api import Inbound, Models, Outbound
 from parallama.gateway.counting import prompt_bytes
 from parallama.gateway.fields import Fields, read_body, shown
@@ -51,11 +50,15 @@ class Question:
     thoughts: Thoughts
     one_call: bool
     """Whether only the first tool call may be told."""
+    end_user: str | None
+    """Whom the client serves."""
+    unasked: Sequence[str]
+    """Fields of the body that the client did not ask for."""
     ignored: Sequence[str]
 
     def outbound(self) -> Outbound:
         """What the node is asked."""
-        return Outbound(method="POST", path="/api/chat", model=self.model, body=self.body)
+        return Outbound(method="POST", path="/api/chat", model=self.model, body=self.body, unasked=self.unasked)
 
     def input_tokens(self, models: Models) -> int:
         """An estimate of the prompt's tokens; at least 1."""
@@ -69,7 +72,7 @@ def understand(inbound: Inbound, *, answered: bool = True) -> Question:
     Raises BadRequest.
     """
     request = read_body(inbound.raw)
-    model = _model(request, inbound.default_model)
+    model = request.model(inbound)
     asked = _thinking(request)
     more = {
         "options": _options(request, answered=answered) or None,
@@ -90,15 +93,16 @@ def understand(inbound: Inbound, *, answered: bool = True) -> Question:
         streams=request.boolean("stream") or False,
         thoughts=_thoughts(request) if asked else Thoughts.HIDDEN,
         one_call=_choice(request).boolean("disable_parallel_tool_use") or False,
+        end_user=_end_user(request),
+        unasked=("think",) if asked is None else (),
         ignored=_ignored(request),
     )
 
 
-def _model(request: Fields, default: str | None) -> str:
-    model = request.string("model") or default
-    if not model:
-        raise BadRequest("model: missing; it is required", code="missing_parameter", param="model")
-    return model
+def _end_user(request: Fields) -> str | None:
+    metadata = request.any("metadata")
+    found = metadata.get("user_id") if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _options(request: Fields, *, answered: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Aliases in what a node answers: the client's own name of a model in place of the node's, and aliases in its lists.
+"""Aliases in what a node answers: the client's own name of a model in place of the node's.
 
 The core has put the node's name into the request; here it comes back. Nothing is resolved here, and no line parsed.
 """
@@ -6,11 +6,8 @@ The core has put the node's name into the request; here it comes back. Nothing i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from parallama.gateway.lines import json_line
-from parallama.gateway.names import canonical
 
 _HEAD = b'{"model":"'
 """How every line that names the model begins: Ollama's answer types have it as their first member."""
@@ -56,22 +53,3 @@ def go_string(text: str) -> bytes:
     for char in b"<>&":
         quoted = quoted.replace(b"%c" % char, rb"\u%04x" % char)
     return quoted
-
-
-def with_aliases(models: Sequence[Any], aliases: Mapping[str, str]) -> list[Any]:
-    """The entries of `/api/tags` and behind them, under their own names, those of the aliases of these models.
-
-    An alias takes the place of a model of the same name, which nobody can ask for.
-    """
-    listed = {_name(model): model for model in models}
-    named = {
-        canonical(alias): {**listed[canonical(target)], "name": alias, "model": alias}
-        for alias, target in aliases.items()
-        if canonical(target) in listed
-    }
-    return [*(model for model in models if _name(model) not in named), *named.values()]
-
-
-def _name(model: Any) -> str:
-    name = model.get("name") if isinstance(model, dict) else None
-    return canonical(name) if isinstance(name, str) else ""

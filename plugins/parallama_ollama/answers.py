@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,8 +17,9 @@ from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
 from parallama.gateway.counting import CountedCodec, message_text, text_bytes
 from parallama.gateway.lines import MAX_LINE, NDJSON, LineTooLong, OpenLine, json_line, read_object
+from parallama.gateway.listing import listed
 from parallama.gateway.ndjson import node_error
-from parallama_ollama.aliases import Renaming, with_aliases
+from parallama_ollama.aliases import Renaming
 
 _WHOLE = 1024 * 1024
 """Bytes up to which a document is kept and read whole."""
@@ -70,11 +72,12 @@ class Tags(Plain):
         return b""
 
     def finish(self) -> bytes:
-        listed = read_object(self._body) or {}
-        models = listed.get("models")
-        if not isinstance(models, list):
-            return bytes(self._body)
-        return orjson.dumps({**listed, "models": with_aliases(models, self._aliases)})
+        tags = read_object(self._body) or {}
+        if tags.get("models"):
+            with suppress(UpstreamFailed):
+                models = [entry for _name, entry in listed(tags, self._aliases)]
+                return orjson.dumps({**tags, "models": models})
+        return bytes(self._body)
 
 
 class Answer(CountedCodec):

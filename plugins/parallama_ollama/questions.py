@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parallama.errors import BadRequest
 from parallama.gateway.api import Inbound, Outbound
 from parallama.gateway.fields import Fields, kind, read_body, shown
 
@@ -30,9 +29,7 @@ class Question:
         """The native request, and whether the client wants a stream. Raises BadRequest."""
         given = read_body(inbound.raw)
         self._refuse_unknown(given)
-        model = given.string("model") or inbound.default_model
-        if not model:
-            raise BadRequest("model is required", code="missing_parameter", param="model")
+        model = given.model(inbound)
         body = {"model": model, **{name: read(given, name) for name, read in self.fields.items()}}
         if options := _options(given):
             body["options"] = options

@@ -7,8 +7,7 @@ from the node, also for a client that wants one document, so that it can be coun
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -17,8 +16,8 @@ from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
 from parallama.gateway.counting import message_text
 from parallama.gateway.lines import NDJSON, json_line
+from parallama.gateway.listing import Entry, listed, modified
 from parallama.gateway.ndjson import NdjsonCodec
-from parallama_ollama.aliases import with_aliases
 from parallama_ollama.native import error_reply
 from parallama_ollama.questions import CHAT, EMBEDDINGS, GENERATE, Question
 
@@ -141,27 +140,16 @@ class Models(_Document):
     parameters, such as 7B."""
 
     def line(self, message: dict[str, Any]) -> bytes:
-        entries = message.get("models") or []
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UpstreamFailed("the node sent a list of models in another shape")
-        return orjson.dumps({"models": [_model(entry) for entry in with_aliases(entries, self._models.aliases())]})
+        models = [_model(name, entry) for name, entry in listed(message, self._models.aliases())]
+        return orjson.dumps({"models": models})
 
 
-def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
-    found = entry.get("details")
+def _model(name: str, entry: Entry) -> dict[str, Any]:
+    time, found = modified(entry), entry.get("details")
     details = found if isinstance(found, dict) else {}
     return {
-        "name": entry.get("name", ""),
+        "name": name,
         "size": details.get("parameter_size", ""),
-        "modified": _utc(str(entry.get("modified_at") or "")),
+        "modified": time.isoformat().replace("+00:00", "Z") if time else str(entry.get("modified_at") or ""),
         "details": {"format": details.get("format", ""), "family": details.get("family", "")},
     }
-
-
-def _utc(time: str) -> str:
-    """An RFC 3339 time of any offset in UTC, to the second."""
-    try:
-        moment = datetime.fromisoformat(time).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return time
-    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"

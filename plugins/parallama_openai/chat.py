@@ -16,6 +16,7 @@ from parallama.gateway.sse import COMMENT, JSON, SSE
 from parallama_openai import asked
 from parallama_openai.answers import told_logprobs, told_usage
 from parallama_openai.errors import error_event
+from parallama_openai.parameters import end_user
 
 _ROLE = b'{"role":"assistant","content":""}'
 _DONE = b"data: [DONE]\n\n"
@@ -49,7 +50,9 @@ def open_chat(inbound: Inbound) -> Codec:
         one_call=older or given.boolean("parallel_tool_calls") is False,
         function_call=older,
     )
-    return ChatCompletion(inbound, outbounds, wanted, ignored=asked.ignored(given))
+    codec = ChatCompletion(inbound, outbounds, wanted, ignored=asked.ignored(given))
+    codec.end_user = end_user(given)
+    return codec
 
 
 class ChatCompletion(Generation):

@@ -21,7 +21,7 @@ from parallama.gateway.generation import Generation, Said
 from parallama.gateway.sse import COMMENT, JSON, SSE
 from parallama_openai.answers import told_usage
 from parallama_openai.errors import error_event
-from parallama_openai.parameters import MAX_CHOICES, options, output_limit, think
+from parallama_openai.parameters import MAX_CHOICES, end_user, options, output_limit, think
 
 _IGNORED = ("logit_bias", "user")
 _MAX_LOGPROBS = 5
@@ -41,6 +41,7 @@ class Question:
     logprobs: int | None
     """Alternatives that are told for each token; None: nothing is."""
     ignored: Sequence[str]
+    end_user: str | None
 
 
 def open_completion(inbound: Inbound) -> Codec:
@@ -66,6 +67,7 @@ def understand(inbound: Inbound) -> Question:
         tells_usage=bool(stream_options and stream_options.boolean("include_usage")),
         logprobs=logprobs,
         ignored=[name for name in _IGNORED if name in given],
+        end_user=end_user(given),
     )
 
 
@@ -120,7 +122,7 @@ class Completion(Generation):
     def __init__(self, inbound: Inbound, question: Question) -> None:
         super().__init__(inbound, *question.outbounds, streams=question.streams)
         self.reply = SSE if question.streams else JSON
-        self.ignored = question.ignored
+        self.ignored, self.end_user = question.ignored, question.end_user
         self._question = question
         self._told = {
             "id": f"cmpl-{inbound.id}",

@@ -13,6 +13,7 @@ from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import Fields, read_body
 from parallama.gateway.ndjson import NdjsonCodec
 from parallama.gateway.sse import JSON
+from parallama_openai.parameters import end_user
 
 _ODD = "the node sent embeddings in another shape"
 
@@ -35,6 +36,7 @@ def open_embedding(inbound: Inbound, options: Limits) -> Codec:
     body = {"model": name, "input": texts, **({"dimensions": dimensions} if dimensions else {})}
     codec = Embedding(inbound, Outbound(method="POST", path="/api/embed", model=name, body=body), packed=packed)
     codec.ignored = [name for name in ("user",) if name in given]
+    codec.end_user = end_user(given)
     return codec
 
 

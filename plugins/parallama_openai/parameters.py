@@ -79,3 +79,9 @@ def format(wanted: Fields | None, *, flat: bool = False) -> Any:
         return "json"
     holder = wanted if flat else wanted.object("json_schema", required=True)
     return holder.object("schema", required=True).values
+
+
+def end_user(given: Fields) -> str | None:
+    """Whom the client serves: `safety_identifier`, or `user`, as it was called before; None: it does not say."""
+    found = [given.any(name) for name in ("safety_identifier", "user")]
+    return next((name for name in found if isinstance(name, str) and name), None)

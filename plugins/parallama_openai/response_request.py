@@ -12,7 +12,7 @@ from typing import Any
 from parallama.errors import BadRequest
 from parallama.gateway.api import Inbound, Outbound
 from parallama.gateway.fields import Fields, read_body
-from parallama_openai.parameters import format, options, output_limit, think
+from parallama_openai.parameters import end_user, format, options, output_limit, think
 from parallama_openai.response_items import input_messages
 from parallama_openai.tools import choose, function, only_functions
 
@@ -54,6 +54,7 @@ class Question:
     logprobs: bool
     """Log probabilities are to be told."""
     ignored: Sequence[str]
+    end_user: str | None
 
 
 def wanted_documents(inbound: Inbound) -> Sequence[str]:
@@ -77,6 +78,7 @@ def understand(inbound: Inbound) -> Question:
         one_call=given.boolean("parallel_tool_calls") is False,
         logprobs=_wants_logprobs(given),
         ignored=_ignored(given, include),
+        end_user=end_user(given),
     )
 
 

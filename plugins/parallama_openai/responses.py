@@ -40,7 +40,7 @@ class Responding(Generation):
         super().__init__(inbound, question.outbound, streams=True)
         self.streams = self._live = question.streams
         self.reply = SSE if question.streams else JSON
-        self.ignored = question.ignored
+        self.ignored, self.end_user = question.ignored, question.end_user
         self._question = question
         self._head = {"id": f"resp_{inbound.id}", "object": "response", "created_at": inbound.at}
         self._output = self._new_output()

@@ -25,9 +25,9 @@ from parallama import (
     Reply,
     Route,
     Said,
-    UpstreamFailed,
     Use,
     hookimpl,
+    listed,
 )
 
 EOT, SYN, CAN = b"\x04", b"\x16", b"\x18"
@@ -135,10 +135,7 @@ class Models(NdjsonCodec):
         return True
 
     def line(self, message: dict[str, Any]) -> bytes:
-        try:
-            return "".join(f"{entry['name']}\n" for entry in message["models"]).encode()
-        except (KeyError, TypeError):
-            raise UpstreamFailed("the node sent a list of models in another shape") from None
+        return "".join(f"{name}\n" for name, _entry in listed(message, self._models.aliases())).encode()
 
 
 @hookimpl
