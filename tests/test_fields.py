@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallama import BadRequest, Fields
+from parallama import BadRequest, Fields, read_body
 from parallama.testing import inbound
 
 
@@ -89,3 +91,9 @@ def test_whatever_is_taken_for_base64_can_be_decoded(text: str) -> None:
 def test_a_large_image_is_not_copied_where_nothing_is_to_change() -> None:
     text = base64.b64encode(bytes(100_000)).decode()
     assert read(text) is text
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
+def test_a_compressed_body_is_called_that(compress: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(BadRequest, match="compressed; send it without Content-Encoding"):
+        read_body(compress(b'{"model": "m"}'))

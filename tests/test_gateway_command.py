@@ -188,6 +188,9 @@ def test_a_file_that_cannot_be_used_changes_nothing(parallama: Run, tmp_path: Pa
     [
         ["toggle", "ollama"],
         ["toggle", "ollama", "--enabled", "perhaps"],
+        ["toggle", "ollama", "--enabled", ""],
+        ["config", "ollama", "--endpoint", "chat="],
+        ["config", "ollama", "--default-model", ""],
         ["config"],
         ["config", "ollama", "--model-mapping", "gpt-4"],
         ["config", "ollama", "--model-mapping", "a=b=c"],

@@ -63,6 +63,12 @@ def test_a_default_goes_before_what_the_codec_filled_in_and_not_before_the_clien
     assert names.resolve(filled, parameters=True).body == {"model": "m", "think": "high", "options": {"seed": 2}}
 
 
+@pytest.mark.parametrize("keep_alive", ["30m", "1h30m", "-1", "-1m", "0", "1.5h", 300, -1, 0, 2.5])
+def test_a_model_may_stay_loaded_for_whatever_ollama_takes(keep_alive: Any) -> None:
+    names = aliases(gpt={"model": "m", "keep_alive": keep_alive})
+    assert names.resolve(chat("gpt"), parameters=True).body == {"model": "m", "keep_alive": keep_alive}
+
+
 def test_a_null_is_as_good_as_nothing() -> None:
     names = aliases(gpt={"model": "m", "parameters": {"options.temperature": 0.2, "think": False}})
     asked = chat("gpt", think=None, options={"temperature": None})
@@ -118,6 +124,9 @@ def test_without_parameters_only_the_name_changes() -> None:
         ({"model": "m", "parameters": {"options.x": {"value": 1, "override": True}}}, "not permitted"),
         ({"model": "a\nb"}, "match"),
         (7, "valid dictionary"),
+        ({"model": "m", "keep_alive": "30q"}, "a duration such as 30m"),
+        ({"model": "m", "keep_alive": True}, "a duration such as 30m"),
+        ({"model": "m", "parameters": {"options.x": {"allow_override": False}}}, "lacks its value"),
     ],
 )
 def test_a_mapping_that_cannot_be_is_refused_with_what_would_be_right(mapping: Any, wrong: str) -> None:

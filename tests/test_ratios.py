@@ -2,7 +2,13 @@
 
 import random
 
+import pytest
+
+from parallama.exchange import Exchange, IdGenerator, Usage
+from parallama.gateway.api import Outbound
+from parallama.gateway.counting import CountedCodec
 from parallama.proxy.ratios import TokenRatios
+from parallama.testing import inbound
 
 
 def test_where_nothing_is_known_four_bytes_are_a_token() -> None:
@@ -44,3 +50,31 @@ def test_models_are_forgotten_so_that_memory_is_bounded() -> None:
         ratios.learn(f"m{number}:latest", 100, 90)
     assert ratios.tokens("m1999", 100) == 90
     assert ratios.tokens("m0", 100) == 25
+
+
+class Quiet(CountedCodec):
+    def feed(self, chunk: bytes) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("full", "final", "images", "learns"),
+    [
+        (False, True, False, True),
+        (None, True, False, True),
+        (True, True, False, False),
+        (False, False, False, False),
+        (False, True, True, False),
+    ],
+)
+def test_only_prompts_that_were_counted_whole_are_learnt_from(
+    full: bool | None, final: bool, images: bool, learns: bool
+) -> None:
+    message = {"role": "user", "content": "x" * 400, **({"images": ["aaaa"]} if images else {})}
+    body = {"model": "m", "messages": [message]}
+    codec = Quiet(inbound(), Outbound(method="POST", path="/api/chat", model="m", body=body))
+    exchange = Exchange(id=IdGenerator()(), client_request_id=None, gateway="g", model="m", context_full=full)
+    exchange.usage = Usage(prompt_tokens=200, output_tokens=1, final=final)
+    ratios = TokenRatios()
+    ratios.learn_from(codec, exchange)
+    assert (ratios.tokens("m", 404) > 150) is learns

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from parallama.exchange import Exchange
 from parallama.gateway.api import Codec
 from parallama.gateway.counting import prompt_bytes
 from parallama.gateway.names import canonical
@@ -52,10 +53,10 @@ class TokenRatios:
         self._now = now
         self._fits: OrderedDict[str, _Fit] = OrderedDict()
 
-    def learn_from(self, codec: Codec, model: str | None) -> None:
+    def learn_from(self, codec: Codec, exchange: Exchange) -> None:
         """Look at the prompt of an exchange that has ended, if its node counted the whole of it and nothing else."""
-        usage = codec.usage
-        if model is None or not usage.final or not usage.prompt_tokens or codec.context_full or not self._due(model):
+        usage, model = exchange.usage, exchange.model
+        if not model or not usage.final or not usage.prompt_tokens or exchange.context_full or not self._due(model):
             return
         body = codec.outbounds[0].body if len(codec.outbounds) == 1 else None
         if body and not _has_images(body):

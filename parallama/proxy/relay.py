@@ -78,8 +78,8 @@ class Relay:
             await conversation.hold(self._pool, self._heartbeats, self._metrics)
         finally:
             _account(exchange, codec)
-        self._ratios.learn_from(codec, exchange.model)
-        if exchange.model and codec.usage.final and codec.context is None:
+        self._ratios.learn_from(codec, exchange)
+        if exchange.model and exchange.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
         if route.use is Use.MANAGE:
             self._pool.changed()
