@@ -304,4 +304,4 @@ async def test_an_alias_is_nothing_that_one_can_delete(gateway: RunningGateway, 
 @ALIASED
 async def test_an_alias_of_a_model_that_is_not_there_says_so(gateway: RunningGateway) -> None:
     got = await ask(gateway, "/api/chat", {**CHAT, "model": "gone"})
-    assert (got.status, got.json()) == (404, {"error": "model 'missing' not found"})
+    assert (got.status, got.json()) == (404, {"error": "model 'gone' not found"})

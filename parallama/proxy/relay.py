@@ -11,7 +11,7 @@ from aiohttp import web
 from parallama.config import Settings
 from parallama.errors import NotFound
 from parallama.exchange import Caller, Exchange
-from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Use
+from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
 from parallama.gateway.families import Mounted, Serving
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
@@ -66,10 +66,7 @@ class Relay:
         raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
         if route.use is not Use.LIST and not self._pool.catalog.heard:
             await self._pool.hear()
-        inbound = self._inbound(request, serving, mount, raw)
-        if route.wants is not None:
-            route.wants(inbound)
-        codec = route.open(inbound)
+        codec = self._opened(route, self._inbound(request, serving, mount, raw))
         self._judge(exchange, serving, route.use, codec)
         answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
         stream = body if route.body is Body.STREAM else None
@@ -78,12 +75,22 @@ class Relay:
             await conversation.hold(self._pool, self._heartbeats, self._metrics)
         finally:
             _account(exchange, codec)
+        self._learn(exchange, route.use, codec)
+        return answer.response
+
+    def _learn(self, exchange: Exchange, use: Use, codec: Codec) -> None:
+        """What an exchange that has ended tells of the models."""
         self._ratios.learn_from(codec, exchange)
         if exchange.model and exchange.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
-        if route.use is Use.MANAGE:
+        if use is Use.MANAGE:
             self._pool.changed()
-        return answer.response
+
+    def _opened(self, route: Route, inbound: Inbound) -> Codec:
+        """The codec of an exchange. Raises ApiError."""
+        if route.wants is not None:  # nothing is stored yet: whoever wants something says what is missing
+            route.wants(inbound)
+        return route.open(inbound)
 
     def _inbound(self, request: web.Request, serving: Serving, mount: str, raw: bytes) -> Inbound:
         exchange = request[EXCHANGE]
