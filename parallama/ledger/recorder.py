@@ -186,9 +186,10 @@ def _storable(rows: Sequence[UsageRecord]) -> list[UsageRecord]:
 
 
 def _clean(row: UsageRecord) -> UsageRecord:
-    if f"{row.model_asked}{row.model}{row.end_user}".isprintable():
+    asked, served = row.model_asked, row.model
+    if row.end_user is None and (asked or "").isprintable() and (served is asked or (served or "").isprintable()):
         return row
-    return row._replace(model_asked=_text(row.model_asked), model=_text(row.model), end_user=_text(row.end_user))
+    return row._replace(model_asked=_text(asked), model=_text(served), end_user=_text(row.end_user))
 
 
 def _text(value: str | None) -> str | None:

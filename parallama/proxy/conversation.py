@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import string
-from collections.abc import AsyncIterable, Mapping
-from contextlib import nullcontext
+from collections.abc import AsyncIterable, Awaitable, Mapping
 from urllib.parse import quote
 
 import orjson
@@ -20,11 +19,12 @@ from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, Ups
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
 from parallama.metrics import Metrics
+from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
 from parallama.proxy.headers import for_node, sound
-from parallama.proxy.heartbeats import Heartbeats
+from parallama.proxy.heartbeats import Heartbeats, Waiting
 from parallama.proxy.keys import EXCHANGE, IDS
 
 _log = logging.getLogger("parallama.gateway")
@@ -97,24 +97,31 @@ class Conversation:
         await answer.end()
 
     async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats) -> Head:
-        codec, answer = self._codec, self._answer
+        codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        beats = heartbeats.during(self._beat) if codec.heartbeat and codec.streams else None
-        with beats or nullcontext():
-            sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
-            with await sent as reply:
-                if reply.head.status == 404 and outbound.target:  # by a name that the client has never seen
-                    raise ModelUnknown(f"model '{outbound.model}' not found")
-                head = codec.begin(reply.head)
-                if not answer.committed:
-                    answer.begin(head, self._extra(reply.head), streams=codec.streams)
-                while not answer.flowing and (chunk := await reply.some()):
-                    await answer.write(codec.feed(chunk))
-                if answer.flowing:
-                    if beats is not None:
-                        beats.over()
-                    await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
+        sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
+        if not (codec.heartbeat and codec.streams):
+            return await self._pass_on(outbound, sent, None)
+        with heartbeats.during(self._beat) as beats:
+            return await self._pass_on(outbound, sent, beats)
+
+    async def _pass_on(self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None) -> Head:
+        """The node's answer to the client: a document as fast as the client takes it, a stream as fast as the node
+        sends."""
+        codec, answer = self._codec, self._answer
+        with await sent as reply:
+            if reply.head.status == 404 and outbound.target:  # by a name that the client has never seen
+                raise ModelUnknown(f"model '{outbound.model}' not found")
+            head = codec.begin(reply.head)
+            if not answer.committed:
+                answer.begin(head, self._extra(reply.head), streams=codec.streams)
+            while not answer.flowing and (chunk := await reply.some()):
+                await answer.write(codec.feed(chunk))
+            if answer.flowing:
+                if beats is not None:
+                    beats.over()
+                await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
         return head
 
     async def _beat(self) -> None:
@@ -125,8 +132,10 @@ class Conversation:
 
     def _extra(self, node_head: Head) -> dict[str, str]:
         exchange = self._exchange
-        facts = ReplyFacts(request_id=self._request[IDS].text, node=exchange.node, model=exchange.model)
-        extra = sound(self._gateway, facts)
+        extra: dict[str, str] = {}
+        if type(self._gateway).headers is not Gateway.headers:
+            facts = ReplyFacts(request_id=self._request[IDS].text, node=exchange.node, model=exchange.model)
+            extra = sound(self._gateway, facts)
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:

@@ -28,9 +28,10 @@ class Waiting:
     def __init__(self, due: dict[Beat, float], beat: Beat, after_s: float) -> None:
         self._due, self._beat, self._after_s = due, beat, after_s
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Waiting:
         if self._after_s:
             self._due[self._beat] = asyncio.get_running_loop().time() + self._after_s
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.over()

@@ -60,7 +60,7 @@ class Relay:
         caller = exchange.caller
         assert isinstance(caller, Caller)
         admit(caller, serving.gateway, route)
-        if not serving.open(route):
+        if serving.settings.endpoints and not serving.open(route):
             raise NotFound(f"the endpoint {route.switch} of {serving.gateway.name} is switched off")
         body = InboundBody(request, exchange, limits.body_s, min_kb_s=limits.body_min_kb_s, total_s=limits.body_total_s)
         raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
