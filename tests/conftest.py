@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from running import RunningGateway, running_gateway
+from running import PATIENT, RunningGateway, running_gateway
 
-from parallama.config import DatabaseSettings
 from parallama.db.embedded import embedded
 from parallama.db.migrate import migrate
 from parallama.db.pool import Database
@@ -76,7 +75,7 @@ async def empty_database_url(postgres: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A pool on a fresh database, patient: that a machine is slow is not under test."""
-    async with Database(database_url, DatabaseSettings(acquire_s=60, connect_s=60, command_s=60)).running() as running:
+    async with Database(database_url, PATIENT).running() as running:
         yield running
 
 

@@ -15,6 +15,7 @@ from anthropic import (
     InternalServerError,
     NotFoundError,
     PermissionDeniedError,
+    RateLimitError,
 )
 from anthropic._exceptions import OverloadedError
 from anthropic_fixtures import ASKED, MODEL, QUESTION, WAYS, Ask, asking, call, make
@@ -145,6 +146,15 @@ async def test_a_busy_node_is_overloaded(gateway: RunningGateway, node: FakeOlla
     assert 0 < int(caught.value.response.headers["retry-after"]) <= 120
     row = await gateway.row()
     assert (row["outcome"], row["prompt_tokens"], row["output_tokens"]) == ("failed", None, None)
+
+
+async def test_a_node_that_is_asked_too_often_says_so(gateway: RunningGateway, node: FakeOllama, ask: Ask) -> None:
+    node.cue(Answer(status=429, error=BUSY), "/api/chat")
+    with pytest.raises(RateLimitError) as caught:
+        await ask("messages.create", **ASKED)
+    check_shape(caught.value, "rate_limit_error")
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 120
+    assert (await gateway.row())["status"] == 429
 
 
 async def test_a_client_waits_as_it_is_told_and_then_gets_its_answer(

@@ -134,17 +134,19 @@ async def test_a_model_of_the_cloud_is_not_allowed(node: FakeOllama, ai: Ai) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [503, 500])
+@pytest.mark.parametrize("status", [503, 500, 429])
 async def test_a_node_that_fails_before_its_answer_keeps_its_status(
     gateway: RunningGateway, node: FakeOllama, ai: Ai, status: int, stream: bool
 ) -> None:
     node.cue(Answer(status=status, error=BUSY))
-    error = await failure(ai.chat(stream=stream), openai.InternalServerError)
+    error = await failure(
+        ai.chat(stream=stream), openai.RateLimitError if status == 429 else openai.InternalServerError
+    )
     assert (error.status_code, error.body["message"]) == (status, BUSY)
-    if status == 503:
+    if status != 500:
         assert 1 <= int(error.response.headers["retry-after"]) <= 5
     assert len(node.seen("/api/chat")) == 1
-    assert (await gateway.row())["outcome"] == "failed"
+    assert (await gateway.row())["outcome"] == outcome
 
 
 def hurried(kind: type[Any], waits: list[float]) -> type[Any]:
