@@ -139,9 +139,8 @@ async def test_a_node_that_fails_before_its_answer_keeps_its_status(
     gateway: RunningGateway, node: FakeOllama, ai: Ai, status: int, stream: bool
 ) -> None:
     node.cue(Answer(status=status, error=BUSY))
-    error = await failure(
-        ai.chat(stream=stream), openai.RateLimitError if status == 429 else openai.InternalServerError
-    )
+    kind, outcome = (openai.RateLimitError, "refused") if status == 429 else (openai.InternalServerError, "failed")
+    error = await failure(ai.chat(stream=stream), kind)
     assert (error.status_code, error.body["message"]) == (status, BUSY)
     if status != 500:
         assert 1 <= int(error.response.headers["retry-after"]) <= 5
