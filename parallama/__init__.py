@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from parallama.version import __version__
 
 if TYPE_CHECKING:
+    from parallama.client import AsyncParallamaClient, ParallamaClient
     from parallama.errors import (
         ApiError,
         BadRequest,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiError",
+    "AsyncParallamaClient",
     "BadRequest",
     "Body",
     "BodyTooLarge",
@@ -75,6 +77,7 @@ __all__ = [
     "NotAuthenticated",
     "NotFound",
     "Outbound",
+    "ParallamaClient",
     "Reply",
     "ReplyFacts",
     "Route",
@@ -104,6 +107,7 @@ _HOMES = (
     "parallama.gateway.ndjson",
     "parallama.errors",
     "parallama.exchange",
+    "parallama.client",
 )
 
 

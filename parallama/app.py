@@ -7,26 +7,41 @@ starts and leaves in reverse when it stops.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from secrets import token_urlsafe
 
 from aiohttp import web
 
 from parallama.admin import state
-from parallama.admin.control import control_app, gateway_metrics
+from parallama.admin.api import PREFIX, Operation
+from parallama.admin.control import control_app, figures, gateway_metrics
 from parallama.admin.discovery import discovery
+from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.gateways import Following, GatewayRecords
-from parallama.config import Settings
+from parallama.admin.guards import KNOWN, PUBLIC, needs
+from parallama.admin.http import add_operations, guarded
+from parallama.admin.openapi import openapi
+from parallama.admin.table import operations
+from parallama.config import AuthSettings, Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import ConfigError
 from parallama.exchange import IdGenerator
-from parallama.gateway.families import Family
+from parallama.gateway.families import Families, Family
 from parallama.gateway.plugins import Plugins
+from parallama.identity.actor import SERVER
 from parallama.identity.callers import Callers
+from parallama.identity.logins import Logins
+from parallama.identity.passwords import Passwords
+from parallama.identity.roles import seed_gateway_permissions
+from parallama.identity.sessions import Sessions
+from parallama.identity.tokens import AccessTokens
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
+from parallama.networks import networks
 from parallama.nodes.pool import Pool
+from parallama.proxy import cors
 from parallama.proxy.books import Books
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.middlewares import (
@@ -52,7 +67,8 @@ _log = logging.getLogger("parallama.gateway")
 
 
 def build_app(settings: Settings, database_url: str) -> web.Application:
-    """The gateway on a database whose schema is current. Raises ConfigError for options that no gateway takes."""
+    """The gateway on a database whose schema is current. Without `auth.jwt_secret` its access tokens end with it.
+    Raises ConfigError for options that no gateway takes."""
     metrics = Metrics()
     traffic = Traffic()
     database = Database(database_url, settings.database)
@@ -71,7 +87,8 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
         following.on_reset()
 
     listener = Listener(database_url, on_change, on_reset)
-    callers = Callers(database, settings.auth, listener)
+    tokens = _access_tokens(settings.auth)
+    callers = Callers(database, settings.auth, listener, tokens)
     recorder = Recorder(database, settings.usage)
     pool = Pool(settings.nodes, metrics)
     books = Books(recorder, metrics, traffic, pool.catalog.name_of)
@@ -79,36 +96,90 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
     relay = Relay(pool, stalls, heartbeats, settings, metrics)
 
-    app = web.Application(middlewares=[answer_edges(IdGenerator())])
+    app = web.Application(middlewares=[answer_edges(IdGenerator(), networks(settings.server.trusted_proxies))])
     app[READINESS] = readiness = state.Readiness(listener)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
+    cors.allow(app, settings.server.cors_origins)
     app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
-    for part in (database, listener, following, callers, recorder, books, pool, stalls, heartbeats):
-        app.cleanup_ctx.append(_entered(part.running))
+    seeded = _seeded(database, families)
+    for part in (database.running, seeded, listener.running, following.running, callers.running, recorder.running):
+        app.cleanup_ctx.append(_entered(part))
+    for part in (books.running, pool.running, stalls.running, heartbeats.running):
+        app.cleanup_ctx.append(_entered(part))
 
     for family in families:
         _mount(app, family, relay, books, callers)
-
-    settle, asks = books.settle, state.guarded
+    settle = books.settle
+    gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
+    _add_api(app, settings, database, tokens, callers, gateways)
     status = state.status(families, pool, traffic, settle)
+    scrape = state.metrics(metrics, recorder, database, listener, settle)
+    found = discovery(families, plugins, settings.discovery.cache_s) if settings.discovery.enabled else None
+    _add_state(app, state.root(families), status, scrape, found, callers)
     app[CONTROL] = control_app(
         {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
     )
-    if settings.discovery.enabled:
-        app.router.add_get("/discovery", asks(discovery(families, plugins, settings.discovery.cache_s), None, callers))
-    scrape = state.metrics(metrics, recorder, database, listener, settle)
-    app.add_routes(
-        [
-            web.get("/", state.root(families)),
-            web.get("/ollama", state.liveness),
-            web.get("/ollama/", state.liveness),
-            web.get("/healthz", state.healthz),
-            web.get("/readyz", state.readyz(readiness)),
-            web.get("/status", asks(status, "view_metrics", callers)),
-            web.get("/metrics", asks(scrape, "view_metrics", callers)),
-        ]
-    )
     return app
+
+
+def _access_tokens(auth: AuthSettings) -> AccessTokens:
+    given = (auth.jwt_secret, auth.jwt_previous_secret)
+    secret, previous = (None if one is None else one.get_secret_value() for one in given)
+    return AccessTokens(secret or token_urlsafe(48), previous, auth.access_token_s)
+
+
+def _seeded(database: Database, families: Families) -> Callable[[], AbstractAsyncContextManager[object]]:
+    """Before anybody is served, the permission of each gateway is known."""
+
+    @asynccontextmanager
+    async def seeded() -> AsyncIterator[None]:
+        receivers = {family.name: {role for one in family.classes for role in one.roles} for family in families}
+        await seed_gateway_permissions(database, {name: sorted(roles) for name, roles in receivers.items()})
+        yield
+
+    return seeded
+
+
+def _add_api(
+    app: web.Application,
+    settings: Settings,
+    database: Database,
+    tokens: AccessTokens,
+    callers: Callers,
+    gateways: Sequence[Operation],
+) -> None:
+    """Logins, `/me` and the admin API, with what keeps them."""
+    auth, passwords = settings.auth, Passwords()
+    logins = Logins(database, auth, passwords, tokens)
+    for part in (passwords.running, Sessions(database, SERVER, auth).running):
+        app.cleanup_ctx.append(_entered(part))
+    every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
+    add_operations(app, every, callers)
+    app.router.add_get(f"{PREFIX}/openapi.json", guarded(openapi(every), KNOWN, callers))
+
+
+def _add_state(
+    app: web.Application,
+    root: state.Handler,
+    status: state.Handler,
+    scrape: state.Handler,
+    found: state.Handler | None,
+    callers: Callers,
+) -> None:
+    """What the server says of itself."""
+    pages = {
+        "/": (root, PUBLIC),
+        "/ollama": (state.liveness, PUBLIC),
+        "/ollama/": (state.liveness, PUBLIC),
+        "/healthz": (state.healthz, PUBLIC),
+        "/readyz": (state.readyz(app[READINESS]), PUBLIC),
+        "/status": (status, needs("view_metrics")),
+        "/metrics": (scrape, needs("view_metrics")),
+    }
+    if found is not None:
+        pages["/discovery"] = (found, KNOWN)
+    for path, (handler, guard) in pages.items():
+        app.router.add_get(path, guarded(handler, guard, callers))
 
 
 def _mount(app: web.Application, family: Family, relay: Relay, books: Books, callers: Callers) -> None:

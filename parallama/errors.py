@@ -10,7 +10,12 @@ Exception
       ├── ModelUnknown        404
       ├── NotFound            404
       ├── NotAllowedMethod    405
+      ├── Conflict            409
+      ├── Outdated            412
       ├── BodyTooLarge        413
+      ├── UnsupportedMedia    415
+      ├── Invalid             422
+      ├── OverLimit           429
       ├── UpstreamFailed      502, or the node's own status
       ├── NoNode              503
       ├── Unavailable         503
@@ -22,7 +27,7 @@ No message holds a key, a token, a prompt or an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 BUSY_RETRY_S = 2
 """Seconds after which to try again what cannot be done now."""
@@ -70,17 +75,32 @@ class BadRequest(ApiError):
 
 
 class NotAuthenticated(ApiError):
-    """No key, or one that is not valid."""
+    """No key and no token, or one that is not valid.
+
+    `code` is `not_authenticated`, or says why: `disabled_api_key`, and of refresh tokens `already_rotated`.
+    """
 
     status = 401
     code = "not_authenticated"
 
+    def __init__(self, message: str, *, code: str = "not_authenticated") -> None:
+        super().__init__(message)
+        self.code = code
+
 
 class NotAllowed(ApiError):
-    """The caller is known but lacks a permission; the message names it."""
+    """The caller is known but lacks a permission, which the message names, or has a key that is limited.
+
+    `code` is `not_allowed`; for what the key is limited to: `model_access_denied`, `gateway_access_denied`,
+    `address_access_denied`; and `registration_closed`.
+    """
 
     status = 403
     code = "not_allowed"
+
+    def __init__(self, message: str, *, code: str = "not_allowed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ModelUnknown(ApiError):
@@ -108,11 +128,54 @@ class NotAllowedMethod(ApiError):
         self.allowed = tuple(sorted(allowed))
 
 
+class Conflict(ApiError):
+    """It is there already, or something else stands in the way; the message says what."""
+
+    status = 409
+    code = "conflict"
+
+
+class Outdated(ApiError):
+    """Somebody else has changed it since the version that `If-Match` names (RFC 9110 section 13.1.1)."""
+
+    status = 412
+    code = "outdated"
+
+
 class BodyTooLarge(ApiError):
-    """The request body is over `server.max_body_mb`."""
+    """The request body is longer than this path takes."""
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedMedia(ApiError):
+    """The body is said to be something else than JSON. Gateways read JSON whatever its type is said to be."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Invalid(ApiError):
+    """A value that no record may have; `param` names it where it is one field of the request.
+
+    `detail` is what is wrong, `[{"field": "a.b", "message": "..."}]`, where there may be more than one thing.
+    """
+
+    status = 422
+    code = "invalid"
+
+    def __init__(self, message: str, *, param: str | None = None, detail: Sequence[Mapping[str, str]] = ()) -> None:
+        super().__init__(message, param=param)
+        self.detail = detail
+
+
+class OverLimit(ApiError):
+    """Too many, or too much; `retry_after_s` seconds later there is room again."""
+
+    status = 429
+    code = "over_limit"
+    retry_after_s = 1
 
 
 class UpstreamFailed(ApiError):

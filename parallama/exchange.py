@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
+
+from parallama.networks import Networks
 
 
 class Outcome(StrEnum):
@@ -47,19 +49,57 @@ def created_at(exchange_id: UUID) -> datetime:
     return datetime.fromtimestamp((exchange_id.int >> 80) / 1000, UTC)
 
 
+EVERY_GATEWAY = "use_*"
+"""The permission that stands for `use_<family>` of every gateway."""
+
+
+class Priority(StrEnum):
+    """How soon a request is served among others that wait."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPolicy:
+    """What a key is limited to, beyond what its user is; None: no limit of that kind."""
+
+    models: tuple[str, ...] | None = None
+    """Patterns of names, for `parallama.gateway.names.matches`; judged on what an alias stands for."""
+    gateways: frozenset[str] | None = None
+    """Families."""
+    networks: Networks | None = None
+    """Where its clients may be."""
+    priority_ceiling: Priority | None = None
+    """The highest priority that its requests may have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who is asking."""
+    """Who is asking, and what they may do at this moment."""
 
     user_id: UUID
     username: str
     key_id: UUID | None
-    """None: an anonymous caller, where the settings allow one."""
+    """None: a caller with an access token, or an anonymous one where the settings allow that."""
+    session_id: UUID | None = None
+    """The login that an access token came of; None: a caller with a key, or an anonymous one."""
     admin: bool
+    roles: tuple[str, ...] = ()
+    """Held now, those above them in the hierarchy too."""
+    permissions: frozenset[str] = frozenset()
+    policy: KeyPolicy | None = None
+    """None: nothing limits the key."""
 
     def may(self, permission: str) -> bool:
-        """Whether the caller holds `permission`: everyone may use a gateway, the rest is for admins."""
-        return self.admin or permission.startswith("use_")
+        """Whether the caller holds `permission`. Admins hold all."""
+        return self.admin or holds(self.permissions, permission)
+
+
+def holds(permissions: Collection[str], permission: str) -> bool:
+    """Whether `permission` is among `permissions`, or a gateway's when all gateways are."""
+    return permission in permissions or (EVERY_GATEWAY in permissions and permission.startswith("use_"))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from parallama.http_parser import Malformed, StrictParser
 from parallama.proxy.body import AWAITS_CONTINUE
 from parallama.proxy.middlewares import edge_reply
 from parallama.proxy.mounts import METRICS, MOUNTED
+from parallama.proxy.security import SECURITY
 
 _log = logging.getLogger("parallama.error")
 
@@ -90,7 +91,7 @@ class Faults:
     def answer(self, error: ApiError, path: str) -> web.Response:
         """The last answer of a connection, in the dialect of `path`."""
         reply = self._render(error, path)
-        headers = {**reply.headers, "x-request-id": str(self._ids()), hdrs.CONNECTION: "close"}
+        headers = {**reply.headers, **SECURITY, "x-request-id": str(self._ids()), hdrs.CONNECTION: "close"}
         answer = _Answer(status=reply.status, headers=headers, body=reply.body)
         answer.force_close()
         return answer

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from pydantic import SecretStr
 
 from parallama.admin import control
 from parallama.admin.state import Readiness
@@ -28,6 +29,7 @@ from parallama.config import Settings
 from parallama.drain import InFlight, drain
 from parallama.errors import ConfigError, Unavailable
 from parallama.http_server import Runner
+from parallama.identity.signing import signing_secret
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -72,6 +74,8 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
 
 async def run(settings: Settings, database_url: str, listening: socket.socket, state: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises Unavailable when usage records were lost at the end."""
+    secret = SecretStr(signing_secret(settings.auth, state))
+    settings = settings.model_copy(update={"auth": settings.auth.model_copy(update={"jwt_secret": secret})})
     app = build_app(settings, database_url)
     readiness, requests, stop = app[READINESS], InFlight(), asyncio.Event()
     app.middlewares.insert(0, requests.middleware)

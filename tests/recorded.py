@@ -61,6 +61,12 @@ class NoModels:
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 
+    def limited(self) -> bool:
+        return False
+
+    def usable(self, name: str) -> bool:
+        return True
+
     def tokens(self, name: str, text_bytes: int) -> int:
         return max(1, text_bytes // 4)
 

@@ -15,7 +15,9 @@ from aiohttp import web
 from parallama.app import BOOKS, POOL, RECORDER, build_app
 from parallama.config import DatabaseSettings, Settings
 from parallama.db.pool import Database
-from parallama.identity.accounts import Accounts
+from parallama.db.query import Query
+from parallama.identity.api_keys import ApiKeys
+from parallama.identity.users import Users
 from parallama.server import make_runner
 
 CEILING_S = 30.0
@@ -23,6 +25,16 @@ CEILING_S = 30.0
 
 PATIENT = DatabaseSettings(acquire_s=60, connect_s=60, command_s=60)
 """For what tests themselves ask: that a machine is slow, or its disk, is not under test."""
+
+_TESTER = Query(
+    "tester",
+    (),
+    """
+    WITH tester AS (INSERT INTO roles (name, permissions) VALUES ('tester', '{use_*}') RETURNING id, name)
+    INSERT INTO assignments (user_id, role_id, role, assigned_by)
+    SELECT u.id, t.id, t.name, 'tests' FROM users u, tester t WHERE u.username = 'alice'
+    """,
+)
 
 
 async def eventually(what: Callable[[], Any]) -> Any:
@@ -86,6 +98,15 @@ class RunningGateway:
         return reader, writer
 
 
+async def make_users(database: Database) -> tuple[str, str]:
+    """The keys of alice, who is basic and may use every gateway, and of the admin root."""
+    users, keys = Users(database), ApiKeys(database)
+    await users.create("alice")
+    await users.create("root", admin=True)
+    await database.execute(_TESTER)
+    return (await keys.create("alice"))[0], (await keys.create("root"))[0]
+
+
 @asynccontextmanager
 async def running_gateway(
     database_url: str, node_url: str, settings: dict[str, Any] | None = None
@@ -100,11 +121,7 @@ async def running_gateway(
         Database(database_url, PATIENT).running() as database,
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):
-        accounts = Accounts(database)
-        await accounts.create_user("alice")
-        await accounts.create_user("root", admin=True)
-        key, _ = await accounts.create_key("alice", "", None)
-        admin_key, _ = await accounts.create_key("root", "", None)
+        key, admin_key = await make_users(database)
         try:
             await runner.setup()
             await web.SockSite(runner, listening).start()

@@ -209,7 +209,7 @@ def test_models_without_names_and_times_are_told_all_the_same() -> None:
 def test_the_family_has_three_mounts() -> None:
     assert list(register_gateways()) == [Anthropic, AnthropicMessages, AnthropicModels]
     assert {gateway.name for gateway in GATEWAYS} == {"anthropic"}
-    assert {gateway.roles for gateway in GATEWAYS} == {("admin", "premium", "basic")}
+    assert {gateway.roles for gateway in GATEWAYS} == {("admin", "premium")}
     assert [gateway.paths for gateway in GATEWAYS] == [("/anthropic/v1",), ("/v1/messages",), ("/v1/models",)]
     assert [gateway.required_header for gateway in GATEWAYS] == ["", "", "anthropic-version"]
 

@@ -4,114 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
 import pytest
+from calling import CEILING_S, Clock, Present, Wire, auth, bearer, process, refused, until, without_waiting
 from multidict import CIMultiDict
 
-from parallama.config import AuthSettings, DatabaseSettings
-from parallama.db.notify import Listener
+from parallama.config import DatabaseSettings
 from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.errors import NotAuthenticated, Unavailable
 from parallama.exchange import Caller
 from parallama.identity import keys
-from parallama.identity.accounts import Accounts
+from parallama.identity.api_keys import ApiKeys
 from parallama.identity.callers import Callers
-
-CEILING_S = 20.0
-
-
-class Present:
-    """A listener that misses nothing, because nothing changes while it is used."""
-
-    lost_since: float | None = None
-
-
-class Clock:
-    """The clocks of a Callers, moved by hand."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self.ahead_s)
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead_s
-
-
-class Wire:
-    """A way to PostgreSQL that can be cut, or made to keep the answers back."""
-
-    def __init__(self, url: str) -> None:
-        self._target, query = urlsplit(url), parse_qs(urlsplit(url).query)
-        self._host = unquote(query["host"][0] if "host" in query else self._target.hostname or "localhost")
-        self._port = int(query["port"][0]) if "port" in query else self._target.port or 5432
-        self._server: asyncio.Server | None = None
-        self._ends: set[asyncio.StreamWriter] = set()
-        self._pipes: set[asyncio.Task[None]] = set()
-        self.port = 0
-        self.open = asyncio.Event()
-        self.open.set()
-        self.held = b""
-
-    @property
-    def url(self) -> str:
-        user, at, _ = self._target.netloc.rpartition("@")
-        return self._target._replace(netloc=f"{user}{at}127.0.0.1:{self.port}", query="").geturl()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Wire]:
-        await self.mend()
-        try:
-            yield self
-        finally:
-            await self.cut()
-
-    async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
-        for end in self._ends:
-            end.transport.abort()
-        if self._pipes:
-            await asyncio.wait(self._pipes)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._host.startswith("/"):
-            up = await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
-        else:
-            up = await asyncio.open_connection(self._host, self._port)
-        self._ends |= {writer, up[1]}
-        for source, sink, gated in ((reader, up[1], False), (up[0], writer, True)):
-            pipe = asyncio.get_running_loop().create_task(self._pipe(source, sink, gated))
-            self._pipes.add(pipe)
-            pipe.add_done_callback(self._pipes.discard)
-
-    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gated: bool) -> None:
-        try:
-            while chunk := await source.read(65536):
-                if gated and not self.open.is_set():
-                    self.held += chunk
-                    await self.open.wait()
-                sink.write(chunk)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.transport.abort()
+from parallama.identity.users import Users
 
 
 @pytest.fixture
@@ -130,71 +39,15 @@ async def remote(wire: Wire) -> AsyncIterator[Database]:
 @pytest.fixture
 async def alice(database: Database) -> str:
     """A key of the user alice."""
-    accounts = Accounts(database)
-    await accounts.create_user("alice")
-    return (await accounts.create_key("alice"))[0]
-
-
-def auth(**settings: Any) -> AuthSettings:
-    return AuthSettings(**settings)
-
-
-def bearer(key: str) -> CIMultiDict[str]:
-    return CIMultiDict({"Authorization": f"Bearer {key}"})
-
-
-@asynccontextmanager
-async def process(
-    database: Database,
-    listen: str | None = None,
-    heard: Callable[[], None] = lambda: None,
-    clock: Clock | None = None,
-    **settings: Any,
-) -> AsyncIterator[tuple[Callers, Listener]]:
-    """What one gateway process has: a cache of callers with a listener of its own."""
-
-    def on_change(kind: str, changed: str) -> None:
-        callers.on_change(kind, changed)
-        heard()
-
-    clock = clock or Clock()
-    listener = Listener(listen or database.url, on_change, lambda: callers.on_reset())
-    callers: Callers = Callers(database, auth(**settings), listener, now=clock.now, monotonic=clock.monotonic)
-    async with listener.running(), callers.running():
-        yield callers, listener
-
-
-async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
-    deadline = time.monotonic() + CEILING_S
-    while True:
-        result = condition()
-        if result if isinstance(result, bool) else await result:
-            return
-        assert time.monotonic() < deadline, "it never happened"
-        await asyncio.sleep(0.01)
-
-
-async def refused(callers: Callers, key: str) -> bool:
-    try:
-        await callers.identify(bearer(key))
-    except NotAuthenticated:
-        return True
-    return False
+    await Users(database).create("alice")
+    return (await ApiKeys(database).create("alice"))[0]
 
 
 async def make(database: Database, key: str) -> None:
     """Give this very key to alice."""
     insert = Query("insert", (), "INSERT INTO api_keys (user_id, digest, hint) VALUES ($1, $2, $3)")
-    alice = await Accounts(database).user("alice")
+    alice = await Users(database).get("alice")
     await database.execute(insert, alice.id, keys.digest(key), keys.hint(key))
-
-
-def without_waiting(callers: Callers, key: str) -> Caller:
-    """Identify without an event loop: fails when anything is awaited."""
-    with pytest.raises(StopIteration) as stop:
-        callers.identify(bearer(key)).send(None)
-    caller: Caller = stop.value.value
-    return caller
 
 
 # what is accepted
@@ -217,7 +70,7 @@ async def test_a_key_is_accepted_in_each_header_that_may_carry_one(
     callers = Callers(database, auth(key_header="x-team-key"), Present())
     caller = await callers.identify(CIMultiDict({header[0]: header[1].format(alice)}))
     assert (caller.username, caller.admin) == ("alice", False)
-    assert caller.key_id == (await Accounts(database).keys("alice"))[0].id
+    assert caller.key_id == (await ApiKeys(database).list("alice"))[0].id
 
 
 async def test_the_same_key_twice_is_accepted(database: Database, alice: str) -> None:
@@ -250,6 +103,7 @@ async def test_what_is_no_key_is_refused_with_advice_and_without_a_query(
     wire: Wire, remote: Database, headers: dict[str, str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     callers = Callers(remote, auth(), Present())
+    assert await refused(callers, "")  # the settings are known now
     await wire.cut()
     with pytest.raises(NotAuthenticated, match=message) as refusal:
         await callers.identify(CIMultiDict(headers))
@@ -262,14 +116,14 @@ async def test_a_well_formed_key_that_nobody_holds_is_refused(database: Database
 
 
 async def test_admins_are_known_by_flag_or_role(database: Database) -> None:
-    accounts, callers = Accounts(database), Callers(database, auth(), Present())
+    callers = Callers(database, auth(), Present())
     for name, role, admin, expected in (
         ("a", "basic", True, True),
         ("b", "admin", False, True),
         ("c", "premium", False, False),
     ):
-        await accounts.create_user(name, role, admin)
-        key, _ = await accounts.create_key(name)
+        await Users(database).create(name, role=role, admin=admin)
+        key, _ = await ApiKeys(database).create(name)
         assert (await callers.identify(bearer(key))).admin is expected
 
 
@@ -292,7 +146,12 @@ async def test_anonymous_callers_are_a_real_user_where_they_are_allowed(database
     async with process(database, allow_anonymous=True) as (callers, _):
         caller = await callers.identify(CIMultiDict())
         assert caller == Caller(
-            user_id=(await Accounts(database).user("anonymous")).id, username="anonymous", key_id=None, admin=False
+            user_id=(await Users(database).get("anonymous")).id,
+            username="anonymous",
+            key_id=None,
+            admin=False,
+            roles=("basic",),
+            permissions=frozenset({"basic_rate_limits", "use_ollama"}),
         )
         assert await callers.identify(CIMultiDict({"Authorization": "Bearer "})) == caller
         for wrong in (bearer(keys.new_key()), bearer("ollama"), CIMultiDict({"Authorization": "Basic eDp5"})):
@@ -301,18 +160,17 @@ async def test_anonymous_callers_are_a_real_user_where_they_are_allowed(database
 
 
 async def test_the_anonymous_user_can_be_shut_out_and_let_in_again(database: Database) -> None:
-    accounts = Accounts(database)
     async with process(database, allow_anonymous=True) as (callers, _):
         assert not await refused(callers, "")
-        await accounts.update_user("anonymous", active=False)
+        await Users(database).update("anonymous", active=False)
         await until(lambda: refused(callers, ""))
-        await accounts.delete_user("anonymous")
+        await Users(database).delete("anonymous")
 
         async def gone() -> bool:
             return await refused(callers, "") and callers.size() == (0, 1)
 
         await until(gone)
-        await accounts.ensure_user("anonymous")
+        await Users(database).ensure("anonymous")
 
         async def served() -> bool:
             return not await refused(callers, "")
@@ -321,7 +179,7 @@ async def test_the_anonymous_user_can_be_shut_out_and_let_in_again(database: Dat
 
 
 async def test_anonymous_callers_are_never_admins(database: Database) -> None:
-    await Accounts(database).create_user("anonymous", "admin", admin=True)
+    await Users(database).create("anonymous", role="admin", admin=True)
     async with process(database, allow_anonymous=True) as (callers, _):
         assert (await callers.identify(CIMultiDict())).admin is False
 
@@ -337,7 +195,7 @@ async def test_a_cached_key_awaits_nothing(database: Database, alice: str) -> No
 
 async def test_a_key_expires_while_it_is_cached(database: Database, alice: str) -> None:
     clock = Clock()
-    key, _ = await Accounts(database).create_key("alice", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    key, _ = await ApiKeys(database).create("alice", expires_at=datetime.now(UTC) + timedelta(hours=1))
     callers = Callers(database, auth(), Present(), now=clock.now)
     await callers.identify(bearer(key))
     clock.ahead_s = 3601
@@ -346,36 +204,36 @@ async def test_a_key_expires_while_it_is_cached(database: Database, alice: str) 
     assert (await callers.identify(bearer(alice))).username == "alice"
 
 
-async def _revoke(accounts: Accounts, key_id: UUID) -> None:
-    await accounts.revoke(key_id)
+async def _revoke(database: Database, key_id: UUID) -> None:
+    await ApiKeys(database).revoke(key_id)
 
 
-async def _revoke_all(accounts: Accounts, key_id: UUID) -> None:
-    await accounts.revoke_all("alice")
+async def _revoke_all(database: Database, key_id: UUID) -> None:
+    await ApiKeys(database).revoke_all("alice")
 
 
-async def _delete_key(accounts: Accounts, key_id: UUID) -> None:
-    await accounts.delete_key(key_id)
+async def _delete_key(database: Database, key_id: UUID) -> None:
+    await ApiKeys(database).delete(key_id)
 
 
-async def _deactivate(accounts: Accounts, key_id: UUID) -> None:
-    await accounts.update_user("alice", active=False)
+async def _deactivate(database: Database, key_id: UUID) -> None:
+    await Users(database).update("alice", active=False)
 
 
-async def _delete_user(accounts: Accounts, key_id: UUID) -> None:
-    await accounts.delete_user("alice")
+async def _delete_user(database: Database, key_id: UUID) -> None:
+    await Users(database).delete("alice")
 
 
 @pytest.mark.parametrize("end", [_revoke, _revoke_all, _delete_key, _deactivate, _delete_user])
 async def test_the_end_of_a_key_reaches_every_process(
-    database: Database, alice: str, end: Callable[[Accounts, UUID], Awaitable[None]]
+    database: Database, alice: str, end: Callable[[Database, UUID], Awaitable[None]]
 ) -> None:
     async with process(database) as (one, _), process(database) as (other, _):
         for callers in (one, other):
             caller = await callers.identify(bearer(alice))
             assert without_waiting(callers, alice) == caller
         assert caller.key_id is not None
-        await end(Accounts(database), caller.key_id)
+        await end(database, caller.key_id)
         for callers in (one, other):
             await until(lambda callers=callers: refused(callers, alice))
 
@@ -384,7 +242,7 @@ async def test_a_change_of_the_user_reaches_every_process(database: Database, al
     async with process(database) as (one, _), process(database) as (other, _):
         for callers in (one, other):
             assert not (await callers.identify(bearer(alice))).admin
-        await Accounts(database).update_user("alice", admin=True)
+        await Users(database).update("alice", admin=True)
         for callers in (one, other):
 
             async def promoted(callers: Callers = callers) -> bool:
@@ -394,11 +252,10 @@ async def test_a_change_of_the_user_reaches_every_process(database: Database, al
 
 
 async def test_a_user_let_in_again_is_served_again(database: Database, alice: str) -> None:
-    accounts = Accounts(database)
     async with process(database) as (callers, _):
-        await accounts.update_user("alice", active=False)
+        await Users(database).update("alice", active=False)
         assert await refused(callers, alice)
-        await accounts.update_user("alice", active=True)
+        await Users(database).update("alice", active=True)
 
         async def served() -> bool:
             return not await refused(callers, alice)
@@ -428,8 +285,8 @@ async def test_unknown_keys_are_looked_up_once(wire: Wire, remote: Database) -> 
 async def test_a_look_up_in_flight_while_the_key_is_revoked_is_not_cached(
     wire: Wire, remote: Database, database: Database, alice: str
 ) -> None:
-    accounts, revoked = Accounts(database), asyncio.Event()
-    other, _ = await accounts.create_key("alice")
+    revoked = asyncio.Event()
+    other, _ = await ApiKeys(database).create("alice")
     async with process(remote, listen=database.url, heard=revoked.set) as (callers, _):
         await callers.identify(bearer(other))  # the statement is prepared now: a look-up is one round trip
         revoked.clear()
@@ -437,7 +294,7 @@ async def test_a_look_up_in_flight_while_the_key_is_revoked_is_not_cached(
         async with asyncio.TaskGroup() as tasks:
             look_up = tasks.create_task(callers.identify(bearer(alice)))
             await until(lambda: b"alice" in wire.held)
-            await accounts.revoke((await accounts.keys("alice"))[0].id)
+            await ApiKeys(database).revoke((await ApiKeys(database).list("alice"))[0].id)
             await asyncio.wait_for(revoked.wait(), CEILING_S)
             wire.open.set()
             assert (await look_up).username == "alice"
@@ -453,7 +310,7 @@ async def test_a_change_missed_while_the_listener_was_away_is_made_good_on_its_r
         assert caller.key_id is not None
         await wire.cut()
         await until(lambda: listener.lost_since is not None)
-        await Accounts(database).revoke(caller.key_id)
+        await ApiKeys(database).revoke(caller.key_id)
         await make(database, new)
         assert without_waiting(callers, alice) == caller
         assert await refused(callers, new)
@@ -494,7 +351,7 @@ async def test_after_the_grace_time_each_use_asks_the_database(wire: Wire, datab
         await until(lambda: listener.lost_since is not None)
         assert await callers.identify(bearer(alice)) == caller
         assert caller.key_id is not None
-        await Accounts(database).revoke(caller.key_id)
+        await ApiKeys(database).revoke(caller.key_id)
         assert await refused(callers, alice)
 
 
@@ -518,8 +375,8 @@ async def test_a_flood_of_wrong_keys_leaves_the_cache_bounded_and_the_right_ones
 
 
 async def test_the_key_that_was_used_longest_ago_goes_first(database: Database, alice: str) -> None:
-    accounts, callers = Accounts(database), Callers(database, auth(cache_entries=2), Present())
-    second, third = [(await accounts.create_key("alice"))[0] for _ in range(2)]
+    callers = Callers(database, auth(cache_entries=2), Present())
+    second, third = [(await ApiKeys(database).create("alice"))[0] for _ in range(2)]
     for key in (alice, second, alice, third):
         await callers.identify(bearer(key))
     assert callers.size() == (2, 0)
@@ -531,12 +388,12 @@ async def test_the_key_that_was_used_longest_ago_goes_first(database: Database, 
 
 
 async def test_the_last_use_is_written_while_running_and_at_the_end(database: Database, alice: str) -> None:
-    accounts, clock = Accounts(database), Clock()
+    clock = Clock()
     callers = Callers(database, auth(), Present(), now=clock.now, flush_s=0.02)
     start = datetime.now(UTC)
 
     async def written() -> bool:
-        return (await accounts.keys("alice"))[0].last_used_at is not None
+        return (await ApiKeys(database).list("alice"))[0].last_used_at is not None
 
     assert not await written()
     async with callers.running():
@@ -546,7 +403,7 @@ async def test_the_last_use_is_written_while_running_and_at_the_end(database: Da
     async with callers.running():
         clock.ahead_s = 600
         await callers.identify(bearer(alice))
-    used = (await accounts.keys("alice"))[0].last_used_at
+    used = (await ApiKeys(database).list("alice"))[0].last_used_at
     assert used is not None
     assert used >= start + timedelta(seconds=600)
 
@@ -557,7 +414,7 @@ async def test_an_earlier_use_does_not_replace_a_later_one(database: Database, a
         clock.ahead_s = ahead_s
         async with Callers(database, auth(), Present(), now=clock.now).running() as callers:
             await callers.identify(bearer(alice))
-    used = (await Accounts(database).keys("alice"))[0].last_used_at
+    used = (await ApiKeys(database).list("alice"))[0].last_used_at
     assert used is not None
     assert used > datetime.now(UTC) + timedelta(seconds=300)
 
@@ -576,19 +433,18 @@ async def test_a_use_that_cannot_be_written_is_written_later(
         await wire.mend()
 
         async def written() -> bool:
-            used = (await Accounts(database).keys("alice"))[0].last_used_at
+            used = (await ApiKeys(database).list("alice"))[0].last_used_at
             return used is not None and used > datetime.now(UTC) + timedelta(seconds=300)
 
         await until(written)
 
 
 async def test_a_key_row_that_someone_holds_does_not_hold_up_the_others(database: Database, alice: str) -> None:
-    accounts = Accounts(database)
-    other, _ = await accounts.create_key("alice")
-    first, second = await accounts.keys("alice")
+    other, _ = await ApiKeys(database).create("alice")
+    first, second = await ApiKeys(database).list("alice")
     async with database.connection() as holder, holder.transaction():
         await holder.execute("SELECT 1 FROM api_keys WHERE id = $1 FOR UPDATE", first.id)
         async with Callers(database, auth(), Present()).running() as callers:
             for key in (alice, other):
                 await callers.identify(bearer(key))
-        assert (await accounts.key(second.id)).last_used_at is not None
+        assert (await ApiKeys(database).get(second.id)).last_used_at is not None

@@ -97,7 +97,11 @@ def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) 
 
 def sample(key: tuple[str | int, ...], default: Any) -> str:
     """Text that sets `key` to something that is not its default."""
-    special = {"level": "debug", "timezone": "Europe/Berlin", "forward_headers": "[x-one]", "gateways": "{a: {b: 1}}"}
+    special = {
+        **{"level": "debug", "timezone": "Europe/Berlin", "forward_headers": "[x-one]", "gateways": "{a: {b: 1}}"},
+        **{"trusted_proxies": "[10.0.0.0/8]", "cors_origins": "[https://a]", "min_password_length": "9"},
+        **dict.fromkeys(("jwt_secret", "jwt_previous_secret"), "-0123456789-abcdefghijklmnop-qrstuv"),
+    }
     if key[:1] == ("redis",) and key[-1] == "url":
         return "redis://r"
     urls = {"database": "postgres://h/d", "nodes": "http://n"}
@@ -126,7 +130,7 @@ def test_short_variable_names_set_the_secrets() -> None:
     environ = {
         "PARALLAMA_DB_URL": "postgresql://h/one",
         "PARALLAMA_REDIS_URL": "redis://h",
-        "PARALLAMA_JWT_SECRET": "[jwt",
+        "PARALLAMA_JWT_SECRET": "[jwt-0123456789-abcdefghijklmnop-qrstuv",
     }
     settings = load_settings(environ=environ)
     found = (settings.database.url, settings.redis.url, settings.auth.jwt_secret)
@@ -162,10 +166,30 @@ def test_a_variable_may_hold_a_list_or_a_mapping() -> None:
 
 
 def test_a_variable_of_a_key_wins_over_that_of_its_section() -> None:
-    environ = {"PARALLAMA_JWT_SECRET": "short", "PARALLAMA__AUTH": "{jwt_secret: section, cache_entries: 3}"}
+    short, section = (f"{name}-0123456789-abcdefghijklmnop-qrstuv" for name in ("short", "section"))
+    environ = {"PARALLAMA_JWT_SECRET": short, "PARALLAMA__AUTH": f"{{jwt_secret: {section}, cache_entries: 3}}"}
     auth = load_settings(environ=environ).auth
     assert auth.jwt_secret is not None
-    assert (auth.jwt_secret.get_secret_value(), auth.cache_entries) == ("short", 3)
+    assert (auth.jwt_secret.get_secret_value(), auth.cache_entries) == (short, 3)
+
+
+@pytest.mark.parametrize("weak", ["hunter2", "0123456789" * 3, "secret" * 10])
+def test_a_weak_key_for_tokens_is_refused_without_telling_it(weak: str) -> None:
+    with pytest.raises(ConfigError, match=r"auth\.jwt_secret .*must be at least 32 random bytes; make one: ") as caught:
+        load_settings(environ={"PARALLAMA_JWT_SECRET": weak})
+    assert weak not in str(caught.value)
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "chat.example.org", "https://a/b", "https://", "ftp://a"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.cors_origins\.0 .*must be an origin"):
+        load_settings(environ={"PARALLAMA__SERVER__CORS_ORIGINS": f'["{origin}"]'})
+
+
+@pytest.mark.parametrize("proxy", ["10.0.0.0/33", "proxy.example.org", "10.0.0.1/8", ""])
+def test_what_is_no_network_is_refused(proxy: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.trusted_proxies\.0 .*must be an address or a range"):
+        load_settings(environ={"PARALLAMA__SERVER__TRUSTED_PROXIES": f'["{proxy}"]'})
 
 
 def test_an_option_of_a_gateway_may_be_null(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     path.write_text(
         "server: {port: 81}\n"
         "database: {url: 'postgres://u:${PW:-hunter2hunter2}@h/d'}\n"
-        "auth: {jwt_secret: hunter2hunter2, allow_anonymous: true}\n"
+        "auth: {jwt_secret: hunter2hunter2-0123456789-abcdefghijklmnop-qrstuv, allow_anonymous: true}\n"
         "logs: {level: '${LEVEL}'}\n"
     )
     return path

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from parallama.config import Settings, load_settings, mask_url, resolve, secrets
 from parallama.errors import ConfigError
 
-JWT = "jwt-0123456789"
+JWT = "jwt-0123456789-abcdefghijklmnop-qrstuv"
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_the_last_newline_of_a_secret_file_goes(key_file: Path) -> None:
-    key_file.write_text(" a b \n\n")
-    assert jwt(load_settings(environ={"PARALLAMA__AUTH__JWT_SECRET_FILE": str(key_file)})) == " a b \n"
+    key_file.write_text(f" {JWT} \n\n")
+    assert jwt(load_settings(environ={"PARALLAMA__AUTH__JWT_SECRET_FILE": str(key_file)})) == f" {JWT} \n"
 
 
 def test_a_secret_and_its_file_in_one_source_are_refused(key_file: Path, tmp_path: Path) -> None:
@@ -93,9 +93,14 @@ def test_a_secret_and_its_file_in_one_source_are_refused(key_file: Path, tmp_pat
 def test_a_secret_of_a_higher_source_wins_over_a_file_of_a_lower_one(key_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("auth: {jwt_secret_file: not-there}\n")
-    settings = load_settings(path, environ={"PARALLAMA_JWT_SECRET": "from-environment"})
-    assert (jwt(settings), settings.auth.jwt_secret_file) == ("from-environment", None)
-    path.write_text("auth: {jwt_secret: from-file}\n")
+    settings = load_settings(
+        path, environ={"PARALLAMA_JWT_SECRET": "from-environment-0123456789-abcdefghijklmnop-qrstuv"}
+    )
+    assert (jwt(settings), settings.auth.jwt_secret_file) == (
+        "from-environment-0123456789-abcdefghijklmnop-qrstuv",
+        None,
+    )
+    path.write_text("auth: {jwt_secret: from-file-0123456789-abcdefghijklmnop-qrstuv}\n")
     assert jwt(load_settings(path, environ={"PARALLAMA__AUTH__JWT_SECRET_FILE": str(key_file)})) == JWT
 
 
@@ -135,7 +140,7 @@ def test_secrets_are_whole_and_in_part_what_must_not_be_logged() -> None:
 
 
 secret_text = st.text(string.ascii_letters + string.digits + string.punctuation + " ü", min_size=10, max_size=30).map(
-    "Z9{}".format
+    "Z9abcdefghijklmnopqrstuvw{}".format
 )
 WRONG = [
     "server: {port: abc}",

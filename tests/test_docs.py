@@ -50,7 +50,7 @@ def test_every_command_is_documented() -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    page = _page("gateways.md")
+    page = _page("gateways.md") + _page("client.md")
     names = [name for name in parallama.__all__ if not name.startswith("_")]
     assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []
     assert all(getattr(parallama, name) is not None for name in names)
@@ -76,7 +76,7 @@ CLASSES = [getattr(parallama, name) for name in parallama.__all__ if isinstance(
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_public_member_is_documented(cls: type) -> None:
-    page = _page("gateways.md")
+    page = _page("gateways.md") + _page("client.md")
     told = _sections(page)["ApiError" if issubclass(cls, ApiError) else cls.__name__]
     code = " ".join(re.findall(r"`([^`]+)`", told))
     assert [name for name in _own_members(cls) if not re.search(rf"\b{name}\b", code)] == []

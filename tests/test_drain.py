@@ -23,7 +23,8 @@ from wire import Wire
 from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.drain import InFlight, close_idle, drain, turn_away
-from parallama.identity.accounts import Accounts
+from parallama.identity.api_keys import ApiKeys
+from parallama.identity.users import Users
 from parallama.testing import Answer, FakeOllama
 
 ASK = {"model": "llama3.2:1b", "prompt": "hello", "stream": False}
@@ -241,9 +242,8 @@ def here() -> Iterator[Place]:
 
 @pytest.fixture
 async def key(database: Database) -> str:
-    accounts = Accounts(database)
-    await accounts.create_user("alice", admin=True)
-    made, _ = await accounts.create_key("alice", "", None)
+    await Users(database).create("alice", admin=True)
+    made, _ = await ApiKeys(database).create("alice")
     return made
 
 

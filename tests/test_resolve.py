@@ -14,7 +14,8 @@ from parallama.proxy.resolve import admit, judge
 
 
 def _caller(*, admin: bool) -> Caller:
-    return Caller(user_id=uuid4(), username="u", key_id=None, admin=admin)
+    permissions = frozenset(("use_ollama",))
+    return Caller(user_id=uuid4(), username="u", key_id=None, admin=admin, permissions=permissions)
 
 
 def _catalog() -> Catalog:

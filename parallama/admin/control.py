@@ -48,14 +48,23 @@ def control_app(handlers: Mapping[str, Handler]) -> web.Application:
     return app
 
 
+def figures(metrics: Metrics, traffic: Traffic, settle: Callable[[], None]) -> Callable[[str], dict[str, float | None]]:
+    """What there is to tell of a gateway family: counts since the start of the server, rate and latency over the last
+    `WINDOW_S` seconds. `settle` counts what has ended and is not counted yet."""
+
+    def figures(gateway: str) -> dict[str, float | None]:
+        settle()
+        return _figures(gateway, metrics, traffic, time.monotonic())
+
+    return figures
+
+
 def gateway_metrics(families: Families, metrics: Metrics, traffic: Traffic, settle: Callable[[], None]) -> Handler:
-    """`{window_s, gateways: {<family>: figures}}`: counts since the start of the server, rate and latency over the last
-    `window_s` seconds. `settle` counts what has ended and is not counted yet."""
+    """`{window_s, gateways: {<family>: figures}}`."""
+    told = figures(metrics, traffic, settle)
 
     async def gateway_metrics(_request: web.Request) -> web.Response:
-        settle()
-        now = time.monotonic()
-        report = {family.name: _figures(family.name, metrics, traffic, now) for family in families}
+        report = {family.name: told(family.name) for family in families}
         return web.json_response({"window_s": WINDOW_S, "gateways": report})
 
     return gateway_metrics

@@ -9,7 +9,22 @@ from pydantic import TypeAdapter
 
 from parallama.config.schema import secret_prefix
 from parallama.config.secret import MASK, mask_url
-from parallama.gateway.families import Document, Family
+from parallama.errors import ConfigError
+from parallama.gateway.families import Document, Family, merged
+
+
+def recorded(family: Family, record: Document) -> dict[str, Any]:
+    """`standing` with `record` over the settings file, whatever is in force, and `problem`: why that cannot be; then it
+    is the settings file alone that is shown. None: it can."""
+    alone = Family(family.name, family.classes, family.base)
+    document = merged(family.base, record)
+    try:
+        family.check(document)
+        alone.set(document)
+    except ConfigError as error:
+        alone.set(family.base)
+        return {**standing(alone, {}), "problem": str(error)}
+    return {**standing(alone, record), "problem": None}
 
 
 def standing(family: Family, record: Document) -> dict[str, Any]:

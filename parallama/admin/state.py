@@ -14,9 +14,7 @@ from prometheus_client.exposition import choose_encoder
 
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
-from parallama.errors import NotAllowed
 from parallama.gateway.families import Families, Family
-from parallama.identity.callers import Callers
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
@@ -157,16 +155,3 @@ def metrics(
         return web.Response(body=encode(instruments.registry), headers={"Content-Type": content_type})
 
     return metrics
-
-
-def guarded(handler: Handler, permission: str | None, callers: Callers) -> Handler:
-    """`handler` for callers who hold `permission` only; None: for all who are known."""
-
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        caller = await callers.identify(request.headers, lambda: {"path": request.path, "remote": request.remote})
-        if permission is not None and not caller.may(permission):
-            raise NotAllowed(f"you need the permission {permission}")
-        answer: web.StreamResponse = await handler(request)
-        return answer
-
-    return guarded

@@ -12,6 +12,8 @@ import click
 from parallama.version import __version__
 
 _COMMANDS = {
+    "audit": "The audit trail: who changed what.",
+    "auth": "Sessions of users: end them.",
     "config": "Check and show the settings.",
     "db": "The schema of the database.",
     "doctor": "Check the database, Redis and the nodes, and send a hello request.",
@@ -19,6 +21,7 @@ _COMMANDS = {
     "key": "API keys.",
     "plugin": "Gateways: what is installed, and a new one.",
     "quickstart": "Everything on this machine, at once: database, first key, gateway.",
+    "role": "Roles, and who has them.",
     "serve": "Run the gateway.",
     "simulate": "Run a fake Ollama.",
     "usage": "Who used what.",

@@ -1,4 +1,4 @@
-"""What the commands share: the settings and state directory, a checked database, errors, tables and JSON."""
+"""What the commands share: the settings and state directory, a checked database, questions, errors, tables, JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,10 @@ T = TypeVar("T")
 
 _WIDE = 1000
 """Columns of a table that no terminal shows: nothing is cut."""
+
+list_json = click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+object_json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+without_asking = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,22 @@ async def open_database(ctx: Context) -> AsyncIterator[Database]:
             yield database
 
 
+def on_database(ctx: Context, work: Callable[[Database], Awaitable[T]]) -> T:
+    """What `work` gives for the database of `ctx`; ends the command as `run` does."""
+
+    async def opened() -> T:
+        async with open_database(ctx) as database:
+            return await work(database)
+
+    return run(opened())
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless `yes`; any other answer than yes ends the command, exit code 1."""
+    if not yes:
+        click.confirm(question, abort=True, err=True)
+
+
 def echo_json(value: object) -> None:
     """One JSON document on stdout: times in RFC 3339, UUIDs as strings."""
     import orjson
@@ -118,7 +138,17 @@ def echo_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json
     Console(width=_WIDE if piped else None).print(table)
 
 
+def echo_record(record: Mapping[str, Any], as_json: bool) -> None:
+    """One record: its fields below each other, or as one JSON object."""
+    if as_json:
+        echo_json(dict(record))
+    else:
+        echo_rows([{"field": key, "value": value} for key, value in record.items()], ("field", "value"), False)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(value) or "none"
     return value.isoformat(" ", "seconds") if hasattr(value, "isoformat") else str(value)

@@ -15,8 +15,8 @@ import click
 from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
 
 if TYPE_CHECKING:
-    from parallama.admin.gateways import GatewayRecords
-    from parallama.gateway.families import Document, Families, Family
+    from parallama.admin.gateways import GatewayRecord, GatewayRecords
+    from parallama.gateway.families import Families, Family
 
 Flag = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -101,7 +101,7 @@ def status(ctx: Context, as_json: bool) -> None:
     async def work() -> list[dict[str, Any]]:
         async with _opened(ctx) as (families, records):
             found = await records.all()
-        return [_report(family, found.get(family.name, {})) for family in families]
+        return [_report(family, found[family.name]) for family in families]
 
     reports = run(work())
     if as_json:
@@ -151,7 +151,7 @@ def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) ->
                 await records.forget(family)
             elif any(flags.values()):
                 await records.change(family, lambda document: Changes(**flags).patch(family, document))
-            return _report(family, (await records.all()).get(name, {}))
+            return _report(family, (await records.all())[name])
 
     report = run(work())
     if as_json:
@@ -185,31 +185,19 @@ async def _opened(ctx: Context, name: str | None = None) -> AsyncIterator[tuple[
     """The families as the settings have them, and the records. Raises ConfigError when there is no family `name`."""
     from parallama.admin.gateways import GatewayRecords
     from parallama.gateway.plugins import Plugins
+    from parallama.identity.actor import operator
 
     families = Plugins.load().families(ctx.settings.gateways)
     if name is not None:
         families[name]
     async with open_database(ctx) as database:
-        yield families, GatewayRecords(database)
+        yield families, GatewayRecords(database, operator())
 
 
-def _follow(family: Family, record: Document) -> str | None:
-    """Put in force what was recorded; why that cannot be, where it cannot: then the settings file alone is."""
-    from parallama.errors import ConfigError
-    from parallama.gateway.families import merged
+def _report(family: Family, record: GatewayRecord) -> dict[str, Any]:
+    from parallama.admin.standing import recorded
 
-    try:
-        family.set(merged(family.base, record))
-    except ConfigError as error:
-        return str(error)
-    return None
-
-
-def _report(family: Family, record: Document) -> dict[str, Any]:
-    from parallama.admin.standing import standing
-
-    problem = _follow(family, record)
-    return {**standing(family, {} if problem else record), "problem": problem}
+    return recorded(family, record.settings)
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,26 +1,69 @@
-"""`parallama key`: generate, list, show, revoke and delete API keys. Works with the server up or down.
+"""`parallama key`: make, show, limit, rotate and end API keys. Works with the server up or down.
 
-A key's text is printed once, when it is made, and alone on stdout; nothing can print it again.
+A key's text is printed once, when it is made or rotated, and alone on stdout; nothing can print it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
 
-from parallama.cli.context import Context, echo_json, echo_rows, run, settings_options
-from parallama.cli.user import open_accounts
+from parallama.cli.context import (
+    Context,
+    confirm,
+    echo_record,
+    echo_rows,
+    list_json,
+    object_json,
+    on_database,
+    settings_options,
+    without_asking,
+)
+from parallama.cli.moments import MAX_DAYS, span
+from parallama.cli.words import words_if_any
 
 if TYPE_CHECKING:
-    from parallama.identity.accounts import KeyRecord
+    from parallama.db.pool import Database
+    from parallama.identity.api_keys import ApiKeys, KeyRecord
+
+C = TypeVar("C", bound=Callable[..., object])
 
 COLUMNS = ("id", "hint", "description", "state", "created_at", "expires_at", "last_used_at")
-_MAX_DAYS = 36_500
+
+_key_id = click.argument("key_id", metavar="ID", type=click.UUID)
+_LIMITS = (
+    ("--models", "Only models that match: names, or patterns such as llama3*. Empty: none."),
+    ("--gateways", "Only these gateways, such as openai."),
+    ("--networks", "Only from these addresses or ranges, such as 10.0.0.0/8."),
+)
+
+
+def _limits(command: C) -> C:
+    """Options for what the key is limited to, each None unless it is given."""
+    ceiling = click.Choice(["low", "normal", "high"])
+    command = click.option("--priority-ceiling", type=ceiling, help="The highest that its requests may have.")(command)
+    for flag, text in reversed(_LIMITS):
+        option = click.option(
+            flag, multiple=True, metavar="A,B", callback=lambda _ctx, _param, given: words_if_any(given), help=text
+        )
+        command = option(command)
+    return command
+
+
+def _expiry(text: str) -> Callable[[C], C]:
+    return click.option("--expires-in", type=click.IntRange(1, MAX_DAYS), metavar="DAYS", help=text)
+
+
+def _keys(database: Database) -> ApiKeys:
+    from parallama.identity.actor import operator
+    from parallama.identity.api_keys import ApiKeys
+
+    return ApiKeys(database, operator())
 
 
 @click.group()
@@ -31,18 +74,24 @@ def key() -> None:
 @key.command()
 @click.argument("name")
 @click.option("--description", default="", help="What it is for.")
-@click.option("--expires-in", type=click.IntRange(1, _MAX_DAYS), metavar="DAYS", help="Without it, never.")
+@_expiry("Without it, never.")
+@_limits
 @settings_options
-def generate(ctx: Context, name: str, description: str, expires_in: int | None) -> None:
-    """Make an API key for the user NAME (name or id). Only the key goes to stdout."""
-    expires_at = None if expires_in is None else datetime.now(UTC) + timedelta(days=expires_in)
+def generate(ctx: Context, name: str, description: str, expires_in: int | None, **limits: Any) -> None:
+    """Make an API key for the user NAME (name or id). Only the key goes to stdout.
 
-    async def work() -> tuple[str, KeyRecord]:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.create_key(name, description, expires_at)
+    Options that take a list may be repeated, and have commas.
+    """
+    from parallama.identity.api_keys import KeyLimits
 
-    text, record = run(work())
-    end = f"expires {record.expires_at:%Y-%m-%d %H:%M} UTC" if record.expires_at else "does not expire"
+    expires_at = None if expires_in is None else _in_days(expires_in)
+    text, record = on_database(
+        ctx,
+        lambda database: _keys(database).create(
+            name, description=description, expires_at=expires_at, limits=KeyLimits(**limits)
+        ),
+    )
+    end = f"expires {_told(record.expires_at)}" if record.expires_at else "does not expire"
     click.echo(f"key {record.id} of user {record.username}, {end}. It is shown only this once:", err=True)
     click.echo(text)
 
@@ -53,87 +102,124 @@ key.add_command(generate, "create")
 @key.command("list")
 @click.option("--username", required=True, metavar="NAME", help="Whose keys: a name or id.")
 @click.option("--show-expired", is_flag=True, help="Also keys that are expired or revoked.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@list_json
 @settings_options
 def list_keys(ctx: Context, username: str, show_expired: bool, as_json: bool) -> None:
     """List a user's keys, oldest first."""
-
-    async def work() -> list[KeyRecord]:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.keys(username, ended=show_expired)
-
-    echo_rows([_row(found) for found in run(work())], COLUMNS, as_json)
+    found = on_database(ctx, lambda database: _keys(database).list(username, ended=show_expired))
+    echo_rows([_row(record) for record in found], COLUMNS, as_json)
 
 
 @key.command()
-@click.argument("key_id", metavar="ID", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_key_id
+@object_json
 @settings_options
 def info(ctx: Context, key_id: UUID, as_json: bool) -> None:
-    """Show a key."""
-
-    async def work() -> KeyRecord:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.key(key_id)
-
-    found = _row(run(work()))
-    if as_json:
-        echo_json(found)
-    else:
-        echo_rows([found], ("username", *COLUMNS, "revoked_at"), False)
+    """Show a key, and what it is limited to."""
+    echo_record(_row(on_database(ctx, lambda database: _keys(database).get(key_id))), as_json)
 
 
 @key.command()
-@click.argument("key_id", metavar="ID", type=click.UUID)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@_key_id
+@click.option("--grace", type=span, default="24h", show_default=True, metavar="SPAN", help="30s, 15m, 24h, 7d or 0.")
+@settings_options
+def rotate(ctx: Context, key_id: UUID, grace: timedelta) -> None:
+    """Give a key a new secret, alone on stdout. The old one works on for the grace time, one from before it ends."""
+    text, record = on_database(ctx, lambda database: _keys(database).rotate(key_id, grace_s=grace.total_seconds()))
+    end = f"works until {_told(record.previous_until)}" if grace and record.previous_until else "no longer works"
+    click.echo(f"key {record.id} of user {record.username}: the old secret {end}. The new one:", err=True)
+    click.echo(text)
+
+
+@key.command()
+@_key_id
+@settings_options
+def enable(ctx: Context, key_id: UUID) -> None:
+    """Let a key that was disabled work again."""
+    _change(ctx, key_id, {"enabled": True})
+    click.echo(f"enabled key {key_id}")
+
+
+@key.command()
+@_key_id
+@settings_options
+def disable(ctx: Context, key_id: UUID) -> None:
+    """Refuse a key until it is enabled again."""
+    _change(ctx, key_id, {"enabled": False})
+    click.echo(f"disabled key {key_id}")
+
+
+@key.command()
+@_key_id
+@click.option("--description", help="What it is for.")
+@_expiry("From now on.")
+@_limits
+@click.option(
+    *("--no-limit", "lifted"),
+    type=click.Choice(["expiry", "models", "gateways", "networks", "priority-ceiling"]),
+    multiple=True,
+    help="Take a limit away; may be repeated.",
+)
+@settings_options
+def update(ctx: Context, key_id: UUID, expires_in: int | None, lifted: Sequence[str], **given: Any) -> None:
+    """Change a key's description or limits; what is not named stays. Bites at once."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    if expires_in is not None:
+        changes["expires_at"] = _in_days(expires_in)
+    for limit in lifted:
+        name = {"expiry": "expires_at"}.get(limit, limit.replace("-", "_"))
+        if name in changes:
+            raise click.UsageError(f"give a value for {limit} or --no-limit {limit}, not both")
+        changes[name] = None
+    if not changes:
+        raise click.UsageError("nothing to change: see `parallama key update --help`")
+    _change(ctx, key_id, changes)
+    click.echo(f"changed key {key_id}")
+
+
+@key.command()
+@_key_id
+@without_asking
 @settings_options
 def revoke(ctx: Context, key_id: UUID, yes: bool) -> None:
     """End a key for good. It is refused at once; its record stays."""
-    _ask(f"Revoke key {key_id}?", yes)
-
-    async def work() -> None:
-        async with open_accounts(ctx) as accounts:
-            await accounts.revoke(key_id)
-
-    run(work())
+    confirm(f"Revoke key {key_id}?", yes)
+    on_database(ctx, lambda database: _keys(database).revoke(key_id))
     click.echo(f"revoked key {key_id}")
 
 
 @key.command("revoke-all")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@without_asking
 @settings_options
 def revoke_all(ctx: Context, name: str, yes: bool) -> None:
     """End every key of the user NAME (name or id)."""
-    _ask(f"Revoke every key of user {name}?", yes)
-
-    async def work() -> int:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.revoke_all(name)
-
-    click.echo(f"revoked {run(work())} keys of user {name}")
+    confirm(f"Revoke every key of user {name}?", yes)
+    click.echo(f"revoked {on_database(ctx, lambda database: _keys(database).revoke_all(name))} keys of user {name}")
 
 
 @key.command()
-@click.argument("key_id", metavar="ID", type=click.UUID)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@_key_id
+@without_asking
 @settings_options
 def delete(ctx: Context, key_id: UUID, yes: bool) -> None:
     """Delete a key with its record. What was used with it stays on record."""
-    _ask(f"Delete key {key_id}?", yes)
-
-    async def work() -> None:
-        async with open_accounts(ctx) as accounts:
-            await accounts.delete_key(key_id)
-
-    run(work())
+    confirm(f"Delete key {key_id}?", yes)
+    on_database(ctx, lambda database: _keys(database).delete(key_id))
     click.echo(f"deleted key {key_id}")
 
 
-def _ask(question: str, yes: bool) -> None:
-    if not yes:
-        click.confirm(question, abort=True, err=True)
+def _change(ctx: Context, key_id: UUID, changes: dict[str, Any]) -> None:
+    on_database(ctx, lambda database: _keys(database).update(key_id, changes=changes))
 
 
-def _row(record: KeyRecord) -> Mapping[str, Any]:
+def _in_days(days: int) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
+
+
+def _told(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _row(record: KeyRecord) -> dict[str, Any]:
     return {**asdict(record), "state": record.state(datetime.now(UTC))}

@@ -93,14 +93,16 @@ def _new_key(ctx: Context) -> str:
 async def _first_key(settings: Settings, url: str) -> str | None:
     """The key of the first admin, made where no key has ever been; None on later runs."""
     from parallama.db.pool import Database
-    from parallama.identity.accounts import Accounts
+    from parallama.identity.actor import operator
+    from parallama.identity.api_keys import ApiKeys
+    from parallama.identity.users import Users
 
     async with Database(url, settings.database).running() as database:
-        accounts = Accounts(database)
-        if await accounts.users():
+        users = Users(database, operator())
+        if await users.list(limit=1):
             return None
-        await accounts.create_user(ADMIN, "admin", admin=True)
-        key, _ = await accounts.create_key(ADMIN, "made by quickstart", None)
+        await users.create(ADMIN, role="admin", admin=True)
+        key, _ = await ApiKeys(database, operator()).create(ADMIN, description="made by quickstart")
         return key
 
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
+from parallama.cli.context import (
+    Context,
+    confirm,
+    echo_record,
+    echo_rows,
+    list_json,
+    object_json,
+    on_database,
+    settings_options,
+    without_asking,
+)
+from parallama.cli.passwords import hashed, read_password
 
 if TYPE_CHECKING:
-    from parallama.identity.accounts import Accounts, UserRecord
+    from parallama.db.pool import Database
+    from parallama.identity.users import UserRecord, Users
 
 COLUMNS = ("id", "username", "role", "admin", "active", "created_at")
 
 
-@asynccontextmanager
-async def open_accounts(ctx: Context) -> AsyncIterator[Accounts]:
-    """The records of users and keys, for the block; an AccountError ends the command with its message."""
-    from parallama.identity.accounts import AccountError, Accounts
+def _users(database: Database) -> Users:
+    from parallama.identity.actor import operator
+    from parallama.identity.users import Users
 
-    async with open_database(ctx) as database:
-        try:
-            yield Accounts(database)
-        except AccountError as error:
-            raise click.ClickException(str(error)) from error
+    return Users(database, operator())
 
 
 @click.group()
@@ -36,91 +41,88 @@ def user() -> None:
 
 @user.command()
 @click.argument("name")
-@click.option("--role", default="basic", show_default=True, help="admin, premium or basic.")
+@click.option("--role", default="basic", show_default=True, help="One of `role list`.")
 @click.option("--admin", is_flag=True, help="May do everything, whatever the role.")
+@click.option("--password", "with_password", is_flag=True, help="Asked twice on a terminal, else a line of stdin.")
 @settings_options
-def create(ctx: Context, name: str, role: str, admin: bool) -> None:
-    """Make a user. A user needs a key to call the gateways: see `key generate`."""
+def create(ctx: Context, name: str, role: str, admin: bool, with_password: bool) -> None:
+    """Make a user. To call the gateways it needs a key (see `key generate`), or a password to log in with."""
+    password = read_password() if with_password else None
 
-    async def work() -> UserRecord:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.create_user(name, role, admin)
+    async def work(database: Database) -> UserRecord:
+        stored = None if password is None else await hashed(ctx, password, name)
+        return await _users(database).create(name, role=role, admin=admin, password_hash=stored)
 
-    made = run(work())
+    made = on_database(ctx, work)
     click.echo(f"created user {made.username} ({_standing(made)})")
 
 
 @user.command("list")
 @click.option("--role", help="Only users of this role.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@list_json
 @settings_options
 def list_users(ctx: Context, role: str | None, as_json: bool) -> None:
     """List the users."""
-
-    async def work() -> list[UserRecord]:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.users(role)
-
-    echo_rows([asdict(found) for found in run(work())], COLUMNS, as_json)
+    found = on_database(ctx, lambda database: _users(database).list(role))
+    echo_rows([{column: getattr(record, column) for column in COLUMNS} for record in found], COLUMNS, as_json)
 
 
 @user.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@object_json
 @settings_options
 def info(ctx: Context, name: str, as_json: bool) -> None:
     """Show a user, given by name or id."""
-
-    async def work() -> UserRecord:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.user(name)
-
-    found = asdict(run(work()))
-    if as_json:
-        echo_json(found)
-    else:
-        echo_rows([found], COLUMNS, False)
+    found = on_database(ctx, lambda database: _users(database).get(name))
+    echo_record(asdict(found), as_json)
 
 
 @user.command()
 @click.argument("name")
-@click.option("--role", help="admin, premium or basic.")
+@click.option("--role", help="One of `role list`.")
 @click.option("--admin/--no-admin", default=None, help="May do everything, whatever the role.")
-@click.option("--active/--inactive", default=None, help="An inactive user's keys do not work.")
+@click.option("--active/--inactive", default=None, help="An inactive user's keys and tokens do not work.")
 @settings_options
 def update(ctx: Context, name: str, role: str | None, admin: bool | None, active: bool | None) -> None:
-    """Change a user, given by name or id; what is not named stays."""
+    """Change a user, given by name or id; what is not named stays. Bites at once."""
     if role is None and admin is None and active is None:
         raise click.UsageError("nothing to change: give --role, --admin/--no-admin or --active/--inactive")
-
-    async def work() -> UserRecord:
-        async with open_accounts(ctx) as accounts:
-            return await accounts.update_user(name, role=role, admin=admin, active=active)
-
-    changed = run(work())
+    changed = on_database(ctx, lambda database: _users(database).update(name, role=role, admin=admin, active=active))
     click.echo(f"user {changed.username} is now {_standing(changed)}")
 
 
 @user.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@settings_options
+def passwd(ctx: Context, name: str) -> None:
+    """Set the password of a user, given by name or id: asked twice on a terminal, else a line of stdin.
+
+    Every session of the user ends.
+    """
+    password = read_password()
+
+    async def work(database: Database) -> UserRecord:
+        users = _users(database)
+        found = await users.get(name)
+        return await users.set_password(name, await hashed(ctx, password, found.username))
+
+    click.echo(f"user {on_database(ctx, work).username} has a new password")
+
+
+@user.command()
+@click.argument("name")
+@without_asking
 @settings_options
 def delete(ctx: Context, name: str, yes: bool) -> None:
     """Delete a user, given by name or id, with all keys. What was used stays on record."""
-    if not yes:
-        click.confirm(f"Delete user {name} with all keys?", abort=True, err=True)
-
-    async def work() -> None:
-        async with open_accounts(ctx) as accounts:
-            await accounts.delete_user(name)
-
-    run(work())
+    confirm(f"Delete user {name} with all keys?", yes)
+    on_database(ctx, lambda database: _users(database).delete(name))
     click.echo(f"deleted user {name}")
 
 
 def _standing(record: UserRecord) -> str:
     words = [
-        f"role {record.role}",
+        f"role {record.role}" if record.role else "no role",
         "admin" if record.admin else "",
         "active" if record.active else "inactive",
     ]

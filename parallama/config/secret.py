@@ -59,8 +59,9 @@ def secrets(settings: Settings) -> list[str]:
     for url in (settings.database.url, settings.redis.url):
         if url and mask_url(url.get_secret_value()) != url.get_secret_value():
             found.update(_of_url(url.get_secret_value()))
-    if settings.auth.jwt_secret:
-        found.add(settings.auth.jwt_secret.get_secret_value())
+    for key in (settings.auth.jwt_secret, settings.auth.jwt_previous_secret):
+        if key:
+            found.add(key.get_secret_value())
     return sorted(found - {""}, key=lambda secret: (-len(secret), secret))
 
 

@@ -5,15 +5,16 @@ Where their values come from is resolve.py's. Times are seconds unless the name 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from parallama.config.values import (
     Count,
     CountOrNone,
     ForwardedHeader,
     Label,
+    Network,
     NodeUrl,
     OptionalHeader,
     OptionalPath,
@@ -23,9 +24,10 @@ from parallama.config.values import (
     RedisUrl,
     Seconds,
     SecondsOrNone,
-    Secret,
+    SigningSecret,
     Text,
     TimeZone,
+    WebOrigin,
 )
 
 
@@ -56,6 +58,12 @@ class ServerSettings(Section):
     """Seconds that an idle client connection stays open; 0: it is closed after each answer."""
     head_s: Seconds = 30.0
     """Longest time in seconds from the first byte of a request to the end of its head."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses or CIDR ranges of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; of all others they
+    are ignored."""
+    cors_origins: tuple[WebOrigin, ...] = ()
+    """Origins, such as https://chat.example.org, whose pages browsers may let ask here; none: those of no other
+    origin. There is no wildcard."""
 
 
 class DatabaseSettings(Section):
@@ -89,10 +97,29 @@ class RedisSettings(Section):
 class AuthSettings(Section):
     """How callers prove who they are."""
 
-    jwt_secret: Secret = None
-    """The key that signs access tokens; this version issues none."""
+    jwt_secret: SigningSecret = None
+    """The key that signs access tokens, at least 32 random bytes; none: one is made in the state directory. Several
+    processes need the same one."""
     jwt_secret_file: OptionalPath = None
     """A file that holds that key instead, closed to others (mode 0600 or 0640)."""
+    jwt_previous_secret: SigningSecret = None
+    """The key before it, with which tokens are still verified: set it for `access_token_s` after a change."""
+    jwt_previous_secret_file: OptionalPath = None
+    """A file that holds that key instead, closed to others (mode 0600 or 0640)."""
+    access_token_s: Count = 1800
+    """Seconds that an access token is valid."""
+    refresh_token_s: Count = 2_592_000
+    """Seconds after a login at which its refresh tokens end, however often they were rotated; 30 days."""
+    token_cleanup_s: Count = 3600
+    """Seconds between two deletions of sessions that ended `token_keep_s` ago."""
+    token_keep_s: CountOrNone = 604_800
+    """Seconds that ended sessions are kept; 7 days."""
+    refresh_attempts: Count = 5
+    """Most uses of one refresh token in 60 seconds; then they are answered 429."""
+    registration: bool = False
+    """Whether anybody may make an account for themselves, of the role basic."""
+    min_password_length: Annotated[int, Field(ge=8, le=128)] = 8
+    """Fewest characters of a new password."""
     key_header: OptionalHeader = None
     """A further request header that carries a key, besides Authorization and x-api-key; none: only those."""
     cache_entries: Count = 10_000

@@ -19,6 +19,8 @@ _LABEL = re.compile(r"[a-z0-9._-]{1,63}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110 section 5.6.2."""
 
+_SIGNING_BYTES, _SIGNING_SIGNS = 32, 10
+
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -122,6 +124,35 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def network(value: str) -> str:
+    """An address or a CIDR range in its usual form. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError:
+        raise ValueError("must be an address or a range of them, such as 192.0.2.7, 10.0.0.0/8 or fd00::/8") from None
+
+
+def _web_origin(value: str) -> str:
+    parts = _split(value)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or value.rstrip("/").lower() != origin:
+        raise ValueError("must be an origin such as https://chat.example.org or http://localhost:3000: no path, no '*'")
+    return origin
+
+
+def _signing_secret(value: SecretStr | None) -> SecretStr | None:
+    """Strong enough for HS256 (RFC 7518 section 3.2: a key of at least 256 bits)."""
+    if value is None:
+        return None
+    text = value.get_secret_value()
+    if len(text.encode()) < _SIGNING_BYTES or len(set(text)) < _SIGNING_SIGNS:
+        raise ValueError(
+            f"must be at least {_SIGNING_BYTES} random bytes; make one: "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        )
+    return value
+
+
 def _scheme(*schemes: str) -> AfterValidator:
     def check(value: SecretStr | None) -> SecretStr | None:
         if value and not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -145,7 +176,9 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 OptionalPath = Annotated[Path | None, _Optional]
 OptionalHeader = Annotated[str | None, AfterValidator(lambda value: value and header_name(value)), _Optional]
 ForwardedHeader = Annotated[str, AfterValidator(forwarded_header)]
-Secret = Annotated[SecretStr | None, _Optional]
+SigningSecret = Annotated[SecretStr | None, AfterValidator(_signing_secret), _Optional]
+Network = Annotated[str, AfterValidator(network)]
+WebOrigin = Annotated[str, AfterValidator(_web_origin)]
 PostgresUrl = Annotated[SecretStr | None, _scheme("postgresql", "postgres"), _Optional]
 RedisUrl = Annotated[SecretStr | None, _scheme("redis", "rediss", "unix"), _Optional]
 Options = dict[str, dict[str, Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -17,6 +17,13 @@ from parallama.db.query import Query
 from parallama.errors import ConfigError, Unavailable
 
 Row = asyncpg.Record
+
+if TYPE_CHECKING:
+    Connection = asyncpg.pool.PoolConnectionProxy[Row]
+    """What `Database.connection` and `Database.change` give."""
+
+TAKEN = asyncpg.UniqueViolationError
+"""Another row has the name."""
 
 GONE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
          asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)  # fmt: skip
@@ -67,7 +74,7 @@ class Database:
                 pool.terminate()
 
     @asynccontextmanager
-    async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[Row]]:
+    async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[Connection]:
         """One connection for the block, at most `limit_s` seconds (default: `database.command_s`) for the whole of it.
 
         Raises Unavailable when none can be had, when it breaks, or when the time is up; asyncpg's own errors about
@@ -84,6 +91,14 @@ class Database:
                 yield one
         except GONE as error:
             raise Unavailable("the database does not answer") from error
+
+    @asynccontextmanager
+    async def change(self, actor: str) -> AsyncIterator[Connection]:
+        """A transaction for the block, whose changes the audit trail puts down to `actor`: a JSON object with `name`,
+        `via`, and perhaps `user_id`, `request_id`, `address`. Raises Unavailable as `connection` does."""
+        async with self.connection() as one, one.transaction():
+            await one.execute("SELECT set_config('parallama.actor', $1, true)", actor)
+            yield one
 
     async def fetch(self, query: Query, *args: Any) -> list[Row]:
         """All rows."""

@@ -50,27 +50,27 @@ class Models(Protocol):
 
     def exists(self, name: str) -> bool:
         """Whether a node has it, or what it is an alias of; True while no node has told its models."""
-        ...
 
     def capabilities(self, name: str) -> frozenset[str]:
         """Such as `completion`, `embedding`, `tools`, `thinking`; empty when unknown."""
-        ...
 
     def context(self, name: str) -> int | None:
         """Tokens of context with which the model is loaded; None when it is not, or unknown."""
-        ...
 
     def longest_context(self, name: str) -> int | None:
         """Tokens of context for which the model was trained, and beyond which it is never loaded; None: unknown."""
-        ...
 
     def aliases(self) -> Mapping[str, str]:
         """The family's own names of models, each with the node's name for it."""
-        ...
+
+    def limited(self) -> bool:
+        """Whether there may be models that the caller's key is not for."""
+
+    def usable(self, name: str) -> bool:
+        """Whether the caller's key is for it, be it there or not."""
 
     def tokens(self, name: str, text_bytes: int) -> int:
         """Tokens of a prompt with so many bytes of text: an estimate, by the counts that the model gave for others."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from fnmatch import translate
 from functools import lru_cache
 
 _LONGEST_KEPT = 512
@@ -22,6 +25,21 @@ def _canonical(name: str) -> str:
             name = name.removeprefix(prefix)
             break
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def matches(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of `patterns` stands for the model: a name as Ollama looks it up, or one with `*`, `?` and `[...]` as
+    in a shell, such as `llama3*` or `*:70b`, which then has to fit the whole name with its tag."""
+    looked_up = canonical(name)
+    return any(_pattern(pattern).fullmatch(looked_up) for pattern in patterns)
+
+
+@lru_cache(1024)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    if any(sign in pattern for sign in "*?["):
+        bare = pattern.strip().lower()
+        return re.compile(translate(bare.removeprefix("registry.ollama.ai/").removeprefix("library/")))
+    return re.compile(re.escape(canonical(pattern)))
 
 
 def leaves_node(name: str) -> bool:

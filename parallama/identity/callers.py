@@ -1,42 +1,42 @@
 """Who is asking: the headers of a request to a Caller, from a bounded cache that NOTIFY keeps true.
 
-The hot path, a key seen before, touches neither the database nor the event loop. Judges identity only; what a
+The hot path, a credential seen before, touches neither the database nor the event loop. Judges identity only; what a
 caller may do is asked of the Caller.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 from uuid import UUID
 
 from parallama.config import AuthSettings
 from parallama.db.pool import Database
 from parallama.db.query import load
-from parallama.errors import NotAuthenticated, Unavailable
+from parallama.errors import NotAllowed, NotAuthenticated
 from parallama.exchange import Caller
-from parallama.identity import keys
+from parallama.identity import keys, refusals
+from parallama.identity.access import ANONYMOUS, SETTING, AuthRecords
+from parallama.identity.credentials import Accepted, accepted, claims_of, credential
+from parallama.identity.last_use import LastUse
+from parallama.identity.recent import Recent
+from parallama.identity.refusals import Refusal, RefusedHere
+from parallama.identity.standing import Standing, Verdict, judge, of_anonymous, of_key, of_session
+from parallama.identity.tokens import AccessTokens, Claims
+from parallama.identity.users import Users
+from parallama.networks import within
 
-ANONYMOUS = "anonymous"
-"""The user that callers without a key are, where the settings allow them."""
-
-_USERS = load("users")
-_KEYS = load("api_keys")
-_NO_KEY = b""
-"""Stands for the digest of a caller without a key."""
+_QUERIES = load("callers")
+_NOTHING = b""
+"""Stands for the digest of a caller without a credential."""
 _LOOK_UP_S = 1.0
 
 _log = logging.getLogger("parallama.auth")
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Listening(Protocol):
@@ -48,48 +48,19 @@ class Listening(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """What the database says of a key."""
+    """A credential that was looked up, and what that came to when it was last judged."""
 
-    caller: Caller
-    valid: bool
-    expires_at: datetime | None
-
-
-class _Recent(OrderedDict[K, V]):
-    """The entries used last, at most `size`."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self._size = size
-
-    def use(self, key: K) -> V | None:
-        value = self.get(key)
-        if value is not None:
-            self.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > self._size:
-            self.popitem(last=False)
-
-
-class _Refused(NotAuthenticated):
-    """A caller that is refused, with what the log may say of it."""
-
-    def __init__(self, message: str, fields: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.fields = fields
+    standing: Standing
+    verdict: Verdict
 
 
 class Callers:
     """Turns headers into Callers. Give `on_change` and `on_reset` to the listener; use inside `running()`.
 
     While the listener is lost, what is cached counts for `auth.grace_s` from the loss; then every use asks
-    the database.
+    the database. Without `tokens` no access token is accepted.
     """
 
     def __init__(
@@ -97,165 +68,144 @@ class Callers:
         database: Database,
         auth: AuthSettings,
         listener: Listening,
+        tokens: AccessTokens | None = None,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         flush_s: float = 5.0,
     ) -> None:
-        self._database, self._auth, self._listener = database, auth, listener
-        self._now, self._monotonic, self._flush_s = now, monotonic, flush_s
-        self._key_headers = {"x-api-key", (auth.key_header or "x-api-key").lower()} - {"authorization"}
-        self._known: _Recent[bytes, _Known] = _Recent(auth.cache_entries)
-        self._unknown: _Recent[bytes, bool] = _Recent(auth.cache_entries)
-        self._used: _Recent[UUID, datetime] = _Recent(auth.cache_entries)
+        self._database, self._listener, self._tokens = database, listener, tokens
+        self._now, self._monotonic, self._grace_s = now, monotonic, auth.grace_s
+        self._records = AuthRecords(database, auth)
+        self._accepted: Accepted | None = None
+        self._known: Recent[bytes, _Known] = Recent(auth.cache_entries)
+        self._unknown: Recent[bytes, Refusal] = Recent(auth.cache_entries)
+        self._used = LastUse(database, auth.cache_entries, flush_s)
         self._generation = 0
 
-    async def identify(self, headers: Mapping[str, str], request: Callable[[], Mapping[str, object]] = dict) -> Caller:
-        """The caller of a request with these headers (a mapping without case). A cached key never suspends.
+    async def identify(
+        self,
+        headers: Mapping[str, str],
+        address: str | None = None,
+        request: Callable[[], Mapping[str, object]] = dict,
+    ) -> Caller:
+        """The caller of a request with these headers (a mapping without case) from a client at `address`. A cached
+        credential never suspends.
 
-        Raises NotAuthenticated, which is logged with what `request` then tells of it, and Unavailable when the
-        database is needed and does not answer.
+        Raises NotAuthenticated, and NotAllowed for a key that is not for that address; both are logged with what
+        `request` then tells of it. Raises Unavailable when the database is needed and does not answer.
         """
         try:
-            return await self._identify(headers)
-        except _Refused as refused:
-            _log.warning("authentication failed", extra={"fields": {**refused.fields, **request()}})
+            return await self._identify(headers, address)
+        except (NotAuthenticated, NotAllowed) as refused:
+            fields = getattr(refused, "fields", {"reason": "access_token"})
+            _log.warning("authentication failed", extra={"fields": {**fields, **request()}})
             raise
 
-    async def _identify(self, headers: Mapping[str, str]) -> Caller:
-        key = self._key(headers)
-        digest = _NO_KEY if key is None else keys.digest(key)
+    async def _identify(self, headers: Mapping[str, str], address: str | None) -> Caller:
         trusted = self._trusted()
+        where = (self._accepted if trusted else None) or await self._look_up_accepted()
+        text = credential(headers, where)
+        digest = _NOTHING if text is None else keys.digest(text)
         if trusted and (known := self._known.use(digest)) is not None:
-            return self._judge(known, key)
-        if key is not None:
-            _check(key)
-        if trusted and self._unknown.use(digest):
-            raise _not_valid("unknown", key)
-        return self._judge(await self._look_up(digest, key), key)
+            return self._admit(known, text, address)
+        claims = None if text is None else claims_of(text, self._tokens)
+        if trusted and (refusal := self._unknown.use(digest)) is not None:
+            raise refusal.of(None if claims else text)
+        return self._admit(await self._look_up(digest, text, claims), text, address)
 
     def size(self) -> tuple[int, int]:
-        """Known and unknown keys that are cached; each at most `auth.cache_entries`."""
+        """Known and unknown credentials that are cached; each at most `auth.cache_entries`."""
         return len(self._known), len(self._unknown)
 
     def on_change(self, kind: str, changed: str) -> None:
-        """Forget what is cached of a `key` (its digest in hex) or a `user` (its id); ignore other kinds."""
+        """Forget what is cached of a `key` (its digest in hex), a `user` or a `session` (their id), all who may hold a
+        `role`, and `settings auth`; ignore other kinds."""
         self._generation += 1
         if kind == "key":
-            digest = bytes.fromhex(changed)
-            self._known.pop(digest, None)
-            self._unknown.pop(digest, None)
+            self._forget_digest(bytes.fromhex(changed))
         elif kind == "user":
             user_id = UUID(changed)
-            for digest in [d for d, known in self._known.items() if known.caller.user_id == user_id]:
-                del self._known[digest]
-            self._unknown.pop(_NO_KEY, None)
+            self._forget(lambda caller: caller.user_id == user_id)
+            self._unknown.pop(_NOTHING, None)
+        elif kind == "session":
+            session_id = UUID(changed)
+            self._forget(lambda caller: caller.session_id == session_id)
+        elif kind == "role":
+            self._known.clear()
+        elif (kind, changed) == ("settings", SETTING):
+            self._accepted = None
 
     def on_reset(self) -> None:
         """Forget all: changes may have been missed."""
         self._generation += 1
+        self._accepted = None
         self._known.clear()
         self._unknown.clear()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Callers]:
         """Make the anonymous user where callers may be it, and write the last use of keys every `flush_s`."""
-        if self._auth.allow_anonymous:
-            await self._database.execute(_USERS.ensure_user, ANONYMOUS)
-        task = asyncio.get_running_loop().create_task(self._flush_always(), name="callers: last use of keys")
-        try:
+        if (await self._records.get()).allow_unauthenticated:
+            await Users(self._database).ensure(ANONYMOUS)
+        async with self._used.running():
             yield self
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await self._flush()
-        if not task.cancelled():
-            task.result()
 
-    def _key(self, headers: Mapping[str, str]) -> str | None:
-        """The one key that the headers carry; None: without a key. Raises NotAuthenticated."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        found = {token.strip()} if scheme.lower() == "bearer" else set()
-        for name in self._key_headers:
-            if name in headers:
-                found.add(headers[name].strip())
-        found.discard("")
-        if len(found) == 1:
-            return found.pop()
-        if found:
-            raise _refusal("conflicting", "the headers carry conflicting API keys: send one")
-        if scheme and scheme.lower() != "bearer":
-            raise _refusal("scheme", "the Authorization header must read: Bearer <API key>")
-        if not self._auth.allow_anonymous:
-            raise _refusal("missing", "no API key: send Authorization: Bearer <API key>")
-        return None
+    def _forget_digest(self, digest: bytes) -> None:
+        self._known.pop(digest, None)
+        self._unknown.pop(digest, None)
+
+    def _forget(self, concerned: Callable[[Caller], bool]) -> None:
+        for digest in [d for d, known in self._known.items() if concerned(known.standing.caller)]:
+            del self._known[digest]
 
     def _trusted(self) -> bool:
         lost = self._listener.lost_since
-        return lost is None or self._monotonic() - lost < self._auth.grace_s
+        return lost is None or self._monotonic() - lost < self._grace_s
 
-    async def _look_up(self, digest: bytes, key: str | None) -> _Known:
+    async def _look_up_accepted(self) -> Accepted:
         generation = self._generation
-        query, argument = (_KEYS.caller_by_name, ANONYMOUS) if key is None else (_KEYS.caller_by_digest, digest)
-        row = await self._database.fetchrow(query, argument, limit_s=_LOOK_UP_S)
+        access = await self._records.get(limit_s=_LOOK_UP_S)
+        where = accepted(access.header_name, anonymous=access.allow_unauthenticated)
+        if generation == self._generation:
+            self._accepted = where
+        return where
+
+    async def _look_up(self, digest: bytes, text: str | None, claims: Claims | None) -> _Known:
+        generation = self._generation
+        standing = await self._standing(digest, text, claims)
         current = generation == self._generation
-        if row is None:
+        if isinstance(standing, Refusal):
             if current:
-                self._unknown.put(digest, True)
-            raise _not_valid("unknown", key)
-        names = ("user_id", "username", "key_id", "admin")
-        known = _Known(Caller(**{name: row[name] for name in names}), row["valid"], row["expires_at"])
+                self._unknown.put(digest, standing)
+            raise standing.of(None if claims else text)
+        known = _Known(standing, judge(standing, self._now()))
         if current:
             self._known.put(digest, known)
         return known
 
-    def _judge(self, known: _Known, key: str | None) -> Caller:
-        now = self._now()
-        if not known.valid:
-            raise _not_valid("ended", key)
-        if known.expires_at is not None and known.expires_at <= now:
-            raise _refusal("expired", "the API key has expired", key)
-        if known.caller.key_id is not None:
-            self._used.put(known.caller.key_id, now)
-        return known.caller
+    async def _standing(self, digest: bytes, text: str | None, claims: Claims | None) -> Standing | Refusal:
+        ask = self._database.fetchrow
+        if text is None:
+            row = await ask(_QUERIES.caller_by_name, ANONYMOUS, limit_s=_LOOK_UP_S)
+            return of_anonymous(row) if row else refusals.NO_ANONYMOUS
+        if claims is not None:
+            row = await ask(_QUERIES.caller_by_session, claims.session_id, limit_s=_LOOK_UP_S)
+            return of_session(row, claims) if row else refusals.UNKNOWN_SESSION
+        row = await ask(_QUERIES.caller_by_digest, digest, limit_s=_LOOK_UP_S)
+        return of_key(row) if row else refusals.UNKNOWN_KEY
 
-    async def _flush_always(self) -> None:
-        while True:
-            await asyncio.sleep(self._flush_s)
-            await self._flush()
-
-    async def _flush(self) -> None:
-        """Write the last uses; those that cannot be written now are kept for the next time."""
-        batch = dict(self._used)
-        if not batch:
-            return
-        try:
-            await self._database.execute(_KEYS.mark_used, list(batch), list(batch.values()))
-        except Unavailable:
-            _log.warning("last use of keys not written", extra={"fields": {"keys": len(batch)}})
-            return
-        for key_id, used_at in batch.items():
-            if self._used.get(key_id) == used_at:
-                del self._used[key_id]
-
-
-def _check(key: str) -> None:
-    """Raise NotAuthenticated for what cannot be a key, before anybody is asked."""
-    if not key.startswith(keys.PREFIX):
-        raise _refusal("not_a_key", f"the credential is no API key of this gateway: those begin with {keys.PREFIX}")
-    if not keys.well_formed(key):
-        raise _refusal("malformed", "the API key is mistyped or cut off: its checksum does not fit")
-
-
-def _not_valid(reason: str, key: str | None) -> _Refused:
-    """One message for unknown and revoked keys and inactive users: it tells nothing to who tries keys."""
-    return _refusal(
-        reason,
-        "callers without an API key are not served" if key is None else "the API key is not valid",
-        key,
-    )
-
-
-def _refusal(reason: str, message: str, key: str | None = None) -> _Refused:
-    """The answer to a caller that is refused; the log gets the hint of a key that is well formed."""
-    return _Refused(message, {"reason": reason} if key is None else {"reason": reason, "key": keys.hint(key)})
+    def _admit(self, known: _Known, text: str | None, address: str | None) -> Caller:
+        now, verdict = self._now(), known.verdict
+        if verdict.until is not None and verdict.until <= now:
+            known.verdict = verdict = judge(known.standing, now)
+        caller = verdict.caller
+        if caller is None:
+            assert verdict.refusal is not None
+            raise verdict.refusal.of(text if known.standing.caller.key_id else None)
+        if caller.key_id is not None:
+            assert text is not None
+            if caller.policy and caller.policy.networks is not None and not within(address, caller.policy.networks):
+                raise RefusedHere(text)
+            self._used.put(caller.key_id, now)
+        return caller

@@ -29,7 +29,7 @@ def new_key() -> str:
     """A key that nobody has: 54 ASCII characters."""
     number = int.from_bytes(secrets.token_bytes(_RANDOM_BYTES), "big")
     body = PREFIX + _base62(number, _RANDOM_DIGITS)
-    return f"{body}_{_check(body)}"
+    return f"{body}_{checksum(body)}"
 
 
 def well_formed(text: str) -> bool:
@@ -37,7 +37,7 @@ def well_formed(text: str) -> bool:
     if _KEY.fullmatch(text) is None:
         return False
     body, _, check = text.rpartition("_")
-    return _check(body) == check
+    return checksum(body) == check
 
 
 def digest(key: str) -> bytes:
@@ -51,7 +51,8 @@ def hint(key: str) -> str:
     return f"{key[:start]}…{key[-4:]}"
 
 
-def _check(body: str) -> str:
+def checksum(body: str) -> str:
+    """The checksum of what stands before the last `_`: 6 base62 digits of its CRC-32."""
     # CRC-32 catches every burst of up to 32 bits, so every change of one character
     return _base62(crc32(body.encode("ascii")), _CHECK_DIGITS)
 

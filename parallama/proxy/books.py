@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from parallama.arrival import ARRIVAL
 from parallama.exchange import Exchange
 from parallama.ledger.recorder import Recorder
 from parallama.metrics import Metrics
-from parallama.proxy.keys import IDS
 from parallama.traffic import Traffic
 
 _api = logging.getLogger("parallama.api")
@@ -81,7 +81,8 @@ class Books:
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
         self._under_way[exchange.gateway] -= 1
-        facts = request[IDS].text, time.monotonic(), request.method, request.path[:_LONGEST_PATH], request.remote
+        arrival = request[ARRIVAL]
+        facts = arrival.text, time.monotonic(), request.method, request.path[:_LONGEST_PATH], arrival.address
         self._ended.append(_Ended(exchange, *facts))
         if len(self._ended) >= _TOGETHER:
             self.settle()

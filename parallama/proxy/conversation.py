@@ -15,6 +15,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
+from parallama.arrival import ARRIVAL
 from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
@@ -25,7 +26,7 @@ from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
 from parallama.proxy.headers import for_node, sound
 from parallama.proxy.heartbeats import Heartbeats, Waiting
-from parallama.proxy.keys import EXCHANGE, IDS
+from parallama.proxy.keys import EXCHANGE
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -134,7 +135,7 @@ class Conversation:
         exchange = self._exchange
         extra: dict[str, str] = {}
         if type(self._gateway).headers is not Gateway.headers:
-            facts = ReplyFacts(request_id=self._request[IDS].text, node=exchange.node, model=exchange.model)
+            facts = ReplyFacts(request_id=self._request[ARRIVAL].text, node=exchange.node, model=exchange.model)
             extra = sound(self._gateway, facts)
         if exchange.node:
             extra["x-parallama-node"] = exchange.node

@@ -22,8 +22,12 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1; each connection has its own."""
 
+_OURS = frozenset(("content-security-policy", "strict-transport-security"))
+"""What browsers may do is ours to say: a node knows neither our pages nor how clients come."""
+
 # set by a node's own CORS rules, which know nothing of ours
 _NODE_ONLY = "access-control-"
+_NOT_PASSED = HOP_BY_HOP | _OURS
 
 
 def for_node(headers: CIMultiDictProxy[str], allowed: Iterable[str]) -> dict[str, str]:
@@ -34,7 +38,7 @@ def for_node(headers: CIMultiDictProxy[str], allowed: Iterable[str]) -> dict[str
 
 def for_client(headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     """The node's headers that reach the client, in their order and spelling."""
-    dropped = HOP_BY_HOP
+    dropped = _NOT_PASSED
     named = [value for name, value in headers if name.lower() == "connection"]
     if named:
         dropped |= _listed(named)

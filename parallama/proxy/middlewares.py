@@ -15,14 +15,17 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from parallama.arrival import ARRIVAL, Arrival, client_of
 from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
 from parallama.gateway.api import Reply, ReplyFacts
 from parallama.gateway.families import Mounted
 from parallama.identity.callers import Callers
+from parallama.networks import Networks
 from parallama.proxy.books import Books
 from parallama.proxy.headers import client_request_id, sound
-from parallama.proxy.keys import EXCHANGE, IDS, Ids
+from parallama.proxy.keys import EXCHANGE
+from parallama.proxy.security import secure
 from parallama.proxy.stalls import Stalls
 
 _error = logging.getLogger("parallama.error")
@@ -32,16 +35,19 @@ _CLIENT_LEFT = 499
 
 
 def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Any]:
-    """An aiohttp `on_response_prepare` signal: our ids, no server name, and the end of a connection whose request
-    body was not read, or of every one once `closing`. A client that has not taken its earlier answers is watched."""
+    """An aiohttp `on_response_prepare` signal: our ids, the headers of security, no server name, and the end of a
+    connection whose request body was not read, or of every one once `closing`. A client that has not taken its earlier
+    answers is watched."""
 
     async def put_headers(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers.pop("Server", None)
-        if (ids := request.get(IDS)) is not None:
-            headers["x-request-id"] = ids.text
-            if ids.client is not None:
-                headers["x-client-request-id"] = ids.client
+        arrival = request.get(ARRIVAL)
+        secure(headers, https=arrival is not None and arrival.secure)
+        if arrival is not None:
+            headers["x-request-id"] = arrival.text
+            if arrival.client_id is not None:
+                headers["x-client-request-id"] = arrival.client_id
         if closing() or not request.content.at_eof():
             response.force_close()
             headers["Connection"] = "close"
@@ -59,8 +65,8 @@ def account(family: str, books: Books, stopping: Callable[[], bool]) -> Middlewa
 
     @web.middleware
     async def account(request: web.Request, handler: Handler) -> web.StreamResponse:
-        ids = request[IDS]
-        request[EXCHANGE] = exchange = Exchange(id=ids.id, client_request_id=ids.client, gateway=family)
+        arrival = request[ARRIVAL]
+        request[EXCHANGE] = exchange = Exchange(id=arrival.id, client_request_id=arrival.client_id, gateway=family)
         books.begin(exchange)
         try:
             return await handler(request)
@@ -111,7 +117,7 @@ def answer_errors(mounted: Mounted) -> Middleware:
         exchange.outcome = Outcome.REFUSED if error.status < 500 else Outcome.FAILED
         gateway = mounted.serving.gateway
         reply = gateway.render_error(error)
-        facts = ReplyFacts(request_id=request[IDS].text, node=exchange.node, model=exchange.model)
+        facts = ReplyFacts(request_id=request[ARRIVAL].text, node=exchange.node, model=exchange.model)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
         headers = {**reply.headers, **sound(gateway, facts), **_headers(error)}
@@ -120,13 +126,15 @@ def answer_errors(mounted: Mounted) -> Middleware:
     return answer_errors
 
 
-def answer_edges(ids: IdGenerator) -> Middleware:
-    """Give every request its id, and answer errors on paths that no gateway owns: `{"error": {"code", "message"}}`."""
+def answer_edges(ids: IdGenerator, trusted: Networks) -> Middleware:
+    """Give every request its Arrival, and answer errors on paths that no gateway owns: `{"error": {"code",
+    "message"}}`. The proxies in `trusted` are believed who the client is."""
 
     @web.middleware
     async def answer_edges(request: web.Request, handler: Handler) -> web.StreamResponse:
         new = ids()
-        request[IDS] = Ids(new, str(new), client_request_id(request.headers))
+        client_id = client_request_id(request.headers)
+        request[ARRIVAL] = Arrival(new, str(new), client_id, *client_of(request, trusted))
         try:
             return await handler(request)
         except ApiError as error:
@@ -148,14 +156,16 @@ def _edge(error: ApiError) -> web.Response:
 
 def edge_reply(error: ApiError) -> Reply:
     """An error where no gateway speaks: `{"error": {"code", "message"}}`."""
-    document = {"error": {"code": error.code, "message": str(error)}}
+    document: dict[str, Any] = {"error": {"code": error.code, "message": str(error)}}
+    if detail := getattr(error, "detail", ()):
+        document["error"]["detail"] = detail
     return Reply(error.status, {"Content-Type": "application/json; charset=utf-8"}, orjson.dumps(document))
 
 
 def bug(request: web.Request) -> ApiError:
     """Log the exception in hand whole; what the client may know of it."""
-    _error.exception("bug", extra={"fields": {"request_id": request[IDS].text, "path": request.path}})
-    return ApiError(f"internal error; request id {request[IDS].text}")
+    _error.exception("bug", extra={"fields": {"request_id": request[ARRIVAL].text, "path": request.path}})
+    return ApiError(f"internal error; request id {request[ARRIVAL].text}")
 
 
 def _routing_error(request: web.Request, error: web.HTTPException) -> ApiError:
@@ -183,8 +193,9 @@ def authenticate(mounted: Mounted, callers: Callers, books: Books) -> Middleware
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        arrival = request[ARRIVAL]
         request[EXCHANGE].caller = await callers.identify(
-            request.headers, lambda: {"request_id": request[IDS].text, "remote": request.remote}
+            request.headers, arrival.address, lambda: {"request_id": arrival.text, "remote": arrival.address}
         )
         if not mounted.serving.settings.enabled:
             raise NotFound(f"the gateway {mounted.serving.gateway.name} is switched off")

@@ -22,7 +22,7 @@ from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.keys import EXCHANGE
 from parallama.proxy.models import FamilyModels
 from parallama.proxy.ratios import TokenRatios
-from parallama.proxy.resolve import admit, judge, resolve
+from parallama.proxy.resolve import admit, judge, limit, resolve
 from parallama.proxy.stalls import Stalls
 
 _error = logging.getLogger("parallama.error")
@@ -68,6 +68,7 @@ class Relay:
             await self._pool.hear()
         codec = self._opened(route, self._inbound(request, serving, mount, raw))
         self._judge(exchange, serving, route.use, codec)
+        limit(codec.outbounds, caller.policy)
         answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
         stream = body if route.body is Body.STREAM else None
         conversation = Conversation(request, serving.gateway, codec, answer, stream, limits.forward_headers)
@@ -94,7 +95,8 @@ class Relay:
 
     def _inbound(self, request: web.Request, serving: Serving, mount: str, raw: bytes) -> Inbound:
         exchange = request[EXCHANGE]
-        models: Models = FamilyModels(self._pool.catalog, serving.aliases, self._ratios)
+        policy = exchange.caller.policy if exchange.caller else None
+        models: Models = FamilyModels(self._pool.catalog, serving.aliases, self._ratios, policy)
         return Inbound(
             id=exchange.id.hex,
             at=(exchange.id.int >> 80) // 1000,

@@ -6,7 +6,7 @@ For `check_codec` and for tests of a codec without a server.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 
 from parallama.exchange import Usage
 from parallama.gateway.api import Head, Inbound
+from parallama.gateway.names import matches
 from parallama.simulated.go import encode
 from parallama.simulated.models import DEFAULT_MODELS, Model, full_name, guess
 from parallama.simulated.recordings import Recording
@@ -67,12 +68,19 @@ def _last_message(body: bytes) -> dict[str, Any]:
 
 
 class KnownModels:
-    """`Inbound.models` of a pool that has these models, each loaded with its `num_ctx`; text is four bytes a token."""
+    """`Inbound.models` of a pool that has these models, each loaded with its `num_ctx`; text is four bytes a token.
+
+    `usable`: patterns of the models that the caller's key is for; None: any.
+    """
 
     def __init__(
-        self, models: Iterable[Model | str] = DEFAULT_MODELS, aliases: Mapping[str, str] | None = None
+        self,
+        models: Iterable[Model | str] = DEFAULT_MODELS,
+        aliases: Mapping[str, str] | None = None,
+        usable: Sequence[str] | None = None,
     ) -> None:
         self._aliases = dict(aliases or {})
+        self._usable = usable
         found = [Model(name=model) if isinstance(model, str) else model for model in models]
         self._models = {full_name(model.name).lower(): model for model in found}
 
@@ -94,12 +102,20 @@ class KnownModels:
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 
+    def limited(self) -> bool:
+        return self._usable is not None
+
+    def usable(self, name: str) -> bool:
+        return self._usable is None or matches(self._usable, self._target(name))
+
     def tokens(self, name: str, text_bytes: int) -> int:
         return max(1, text_bytes // 4)
 
     def _find(self, name: str) -> Model | None:
-        name = self._aliases.get(name.removesuffix(":latest"), name)
-        return self._models.get(full_name(name).lower())
+        return self._models.get(full_name(self._target(name)).lower())
+
+    def _target(self, name: str) -> str:
+        return self._aliases.get(name.removesuffix(":latest"), name)
 
 
 def inbound(
@@ -114,11 +130,12 @@ def inbound(
     models: Iterable[Model | str] = DEFAULT_MODELS,
     aliases: Mapping[str, str] | None = None,
     default_model: str | None = None,
+    usable: Sequence[str] | None = None,
 ) -> Inbound:
     """A request as a route's `open` gets it; always the same id and time.
 
     `body`: bytes as they are, None for none, anything else as JSON. `models`: as for `fake_ollama`. `aliases`: further
-    names of some of them.
+    names of some of them. `usable`: patterns of those that the caller's key is for; None: any.
     """
     return Inbound(
         id="0190a5d6c3f07abc8def0123456789ab",
@@ -130,7 +147,7 @@ def inbound(
         query=query or {},
         headers=CIMultiDict(headers or {}),
         raw=body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode(),
-        models=KnownModels(models, aliases),
+        models=KnownModels(models, aliases, usable),
         default_model=default_model,
     )
 

@@ -12,13 +12,15 @@ import orjson
 from parallama.errors import ModelUnknown
 from parallama.gateway.api import Codec, Inbound
 from parallama.gateway.fields import shown
+from parallama.gateway.listing import require_usable
 from parallama.gateway.sse import JSON
 from parallama_anthropic.requests import understand
 
 
 def open_count(inbound: Inbound) -> Codec:
-    """Raises BadRequest, or ModelUnknown."""
+    """Raises BadRequest, ModelUnknown or NotAllowed."""
     question = understand(inbound, answered=False)
+    require_usable(inbound.models, question.model)
     if not inbound.models.exists(question.model):
         raise ModelUnknown(f"model '{shown(question.model)}' not found")
     return Count(question.input_tokens(inbound.models), question.ignored)

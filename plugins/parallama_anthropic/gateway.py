@@ -37,7 +37,7 @@ class _Family(Gateway):
     """What the three mounts share."""
 
     name = "anthropic"
-    roles = ("admin", "premium", "basic")
+    roles = ("admin", "premium")
 
     def render_error(self, error: ApiError) -> Reply:
         """`{"type": "error", "error": {"type", "message"}}`; 529 for a full queue."""

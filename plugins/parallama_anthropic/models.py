@@ -12,7 +12,7 @@ import orjson
 from parallama.errors import BadRequest, ModelUnknown
 from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import shown
-from parallama.gateway.listing import Entry, listed, modified
+from parallama.gateway.listing import Entry, listed, modified, require_usable
 from parallama.gateway.names import canonical
 from parallama.gateway.ndjson import NdjsonCodec
 from parallama.gateway.sse import JSON
@@ -31,7 +31,8 @@ def open_models(inbound: Inbound) -> Codec:
 
 
 def open_model(inbound: Inbound) -> Codec:
-    """The model of the path, under the name that the client has for it."""
+    """The model of the path, under the name that the client has for it. Raises NotAllowed."""
+    require_usable(inbound.models, inbound.params["model"])
     return OneModel(inbound)
 
 
@@ -52,8 +53,9 @@ class _Models(NdjsonCodec):
 
     def line(self, message: dict[str, Any]) -> bytes:
         """Keep the models for the end."""
-        models = [_told(name, entry) for name, entry in listed(message, self._inbound.models.aliases())]
-        self._found = {canonical(model["id"]): model for model in models}
+        models = self._inbound.models
+        found = [_told(name, entry) for name, entry in listed(message, models.aliases(), models.usable)]
+        self._found = {canonical(model["id"]): model for model in found}
         return b""
 
     def finish(self) -> bytes:

@@ -6,8 +6,8 @@ Only an alias changes any: its name takes the place of the node's, and it joins 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from parallama.errors import ApiError, UpstreamFailed
 from parallama.gateway.api import Codec, Head, Inbound, Outbound
 from parallama.gateway.counting import CountedCodec, message_text, text_bytes
 from parallama.gateway.lines import MAX_LINE, NDJSON, LineTooLong, OpenLine, json_line, read_object
-from parallama.gateway.listing import listed
+from parallama.gateway.listing import Entry, entries, listed, name_of
 from parallama.gateway.ndjson import node_error
 from parallama_ollama.aliases import Renaming
 
@@ -52,16 +52,23 @@ def _of_any_length(head: Head) -> Head:
     return replace(head, headers=[pair for pair in head.headers if pair[0].lower() != "content-length"])
 
 
-class Tags(Plain):
-    """Adds the family's aliases to the models of `/api/tags`; anything else that the node answers passes."""
+class _List(Plain):
+    """A list of models, without those that the caller may not use. What is no list passes, but to a caller who might
+    not be meant to see it."""
 
     def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
         super().__init__(outbound)
-        self._aliases = inbound.models.aliases()
+        self._models = inbound.models
         self._body = bytearray()
+        self._good = True
+
+    @abstractmethod
+    def told(self, answer: Entry) -> list[Entry]:
+        """The entries of the list. Raises UpstreamFailed."""
 
     def begin(self, head: Head) -> Head:
         self._body.clear()
+        self._good = head.status < 400
         return _of_any_length(head)
 
     def feed(self, chunk: bytes) -> bytes:
@@ -72,12 +79,36 @@ class Tags(Plain):
         return b""
 
     def finish(self) -> bytes:
-        tags = read_object(self._body) or {}
-        if tags.get("models"):
-            with suppress(UpstreamFailed):
-                models = [entry for _name, entry in listed(tags, self._aliases)]
-                return orjson.dumps({**tags, "models": models})
-        return bytes(self._body)
+        """The list, in the node's own bytes where all of it is told. Raises UpstreamFailed."""
+        body = bytes(self._body)
+        if not self._good or not body:
+            return body
+        answer = read_object(body)
+        try:
+            if answer is None:
+                raise UpstreamFailed("the node answered no JSON object")
+            told = self.told(answer)
+        except UpstreamFailed:
+            if self._models.limited():
+                raise
+            return body
+        return body if told == (answer.get("models") or []) else orjson.dumps({**answer, "models": told})
+
+
+class Tags(_List):
+    """`/api/tags`, with the family's aliases."""
+
+    def told(self, answer: Entry) -> list[Entry]:
+        """Those of the node and the aliases."""
+        return [entry for _name, entry in listed(answer, self._models.aliases(), self._models.usable)]
+
+
+class Running(_List):
+    """`/api/ps`, which knows no aliases."""
+
+    def told(self, answer: Entry) -> list[Entry]:
+        """Those of the node."""
+        return [entry for entry in entries(answer) if self._models.usable(name_of(entry))]
 
 
 class Answer(CountedCodec):

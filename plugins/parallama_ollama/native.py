@@ -18,15 +18,13 @@ import orjson
 from parallama.errors import ApiError, NotAllowedMethod, NotFound
 from parallama.gateway.api import Body, Codec, Gateway, Head, Inbound, Outbound, Reply, Route, Use
 from parallama_ollama import requests
-from parallama_ollama.answers import Answer, Plain, Progress, Tags
+from parallama_ollama.answers import Answer, Plain, Progress, Running, Tags
 from parallama_ollama.requests import Request, node_path
 
 _WITHOUT_BODY = (
     ("GET", "/version", Use.LIST),
     ("HEAD", "/version", Use.LIST),
     ("GET", "/status", Use.LIST),
-    ("HEAD", "/tags", Use.LIST),
-    ("GET", "/ps", Use.LIST),
     ("GET", "/experimental/model-recommendations", Use.LIST),
     ("HEAD", "/blobs/{digest}", Use.MANAGE),
     ("POST", "/me", Use.MANAGE),
@@ -61,7 +59,7 @@ class OllamaNative(Gateway):
 
     def routes(self) -> Sequence[Route]:
         routes = [_route(*entry, Body.NONE, _open_plain) for entry in _WITHOUT_BODY]
-        routes.append(_route("GET", "/tags", Use.LIST, Body.NONE, _open_tags))
+        routes += [_route(method, path, Use.LIST, Body.NONE, open) for method, path, open in _LISTS]
         routes.append(_route(*_UPLOAD, Body.STREAM, _open_plain))
         for method, path, use, request, codec in _WITH_BODY:
             routes.append(_route(method, path, use, Body.JSON, partial(_open, request, codec)))
@@ -101,8 +99,17 @@ def _open_plain(inbound: Inbound) -> Codec:
 
 
 def _open_tags(inbound: Inbound) -> Codec:
-    outbound = Outbound(method="GET", path="/api/tags")
-    return Tags(inbound, outbound) if inbound.models.aliases() else Plain(outbound)
+    outbound = Outbound(method=inbound.method, path="/api/tags")
+    aliases = inbound.models.aliases() if inbound.method == "GET" else ()
+    return Tags(inbound, outbound) if aliases or inbound.models.limited() else Plain(outbound)
+
+
+def _open_running(inbound: Inbound) -> Codec:
+    outbound = Outbound(method="GET", path="/api/ps")
+    return Running(inbound, outbound) if inbound.models.limited() else Plain(outbound)
+
+
+_LISTS = (("GET", "/tags", _open_tags), ("HEAD", "/tags", _open_tags), ("GET", "/ps", _open_running))
 
 
 def _open(request: Request, codec: type[Answer] | None, inbound: Inbound) -> Codec:

@@ -140,8 +140,8 @@ class Models(_Document):
     parameters, such as 7B."""
 
     def line(self, message: dict[str, Any]) -> bytes:
-        models = [_model(name, entry) for name, entry in listed(message, self._models.aliases())]
-        return orjson.dumps({"models": models})
+        found = listed(message, self._models.aliases(), self._models.usable)
+        return orjson.dumps({"models": [_model(name, entry) for name, entry in found]})
 
 
 def _model(name: str, entry: Entry) -> dict[str, Any]:

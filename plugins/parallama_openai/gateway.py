@@ -32,7 +32,7 @@ class OpenAI(Gateway):
 
     name = "openai"
     paths = ("/openai/v1", "/v1")
-    roles = ("admin", "premium", "basic")
+    roles = ("admin", "premium")
     Options = Options
 
     def routes(self) -> Sequence[Route]:

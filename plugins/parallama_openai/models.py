@@ -10,7 +10,7 @@ import orjson
 from parallama.errors import ModelUnknown
 from parallama.gateway.api import Codec, Inbound, Outbound
 from parallama.gateway.fields import shown
-from parallama.gateway.listing import Entry, listed, modified
+from parallama.gateway.listing import Entry, listed, modified, require_usable
 from parallama.gateway.names import canonical
 from parallama.gateway.ndjson import NdjsonCodec
 from parallama.gateway.sse import JSON
@@ -22,7 +22,8 @@ def open_models(inbound: Inbound) -> Codec:
 
 
 def open_model(inbound: Inbound) -> Codec:
-    """The one that the path names."""
+    """The one that the path names. Raises NotAllowed."""
+    require_usable(inbound.models, inbound.params["model"])
     return Model(inbound)
 
 
@@ -34,7 +35,6 @@ class Models(NdjsonCodec):
 
     def __init__(self, inbound: Inbound) -> None:
         super().__init__(inbound, Outbound(method="GET", path="/api/tags"))
-        self._aliases = inbound.models.aliases()
 
     def is_last(self, message: dict[str, Any]) -> bool:
         return True
@@ -43,7 +43,7 @@ class Models(NdjsonCodec):
         return orjson.dumps({"object": "list", "data": list(self._listed(message))})
 
     def _listed(self, tags: Entry) -> Iterator[dict[str, Any]]:
-        for name, entry in listed(tags, self._aliases):
+        for name, entry in listed(tags, self._models.aliases(), self._models.usable):
             time = modified(entry)
             created = int(time.timestamp()) if time else 0
             yield {"id": name, "object": "model", "created": created, "owned_by": "parallama"}

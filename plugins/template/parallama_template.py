@@ -52,7 +52,7 @@ class TemplateGateway(Gateway):
 
     name = "template"
     paths = ("/template",)
-    roles = ("admin", "premium", "basic")
+    roles = ("admin", "premium")
     Options = Options
 
     def routes(self) -> Sequence[Route]:
@@ -135,7 +135,8 @@ class Models(NdjsonCodec):
         return True
 
     def line(self, message: dict[str, Any]) -> bytes:
-        return "".join(f"{name}\n" for name, _entry in listed(message, self._models.aliases())).encode()
+        found = listed(message, self._models.aliases(), self._models.usable)
+        return "".join(f"{name}\n" for name, _entry in found).encode()
 
 
 @hookimpl

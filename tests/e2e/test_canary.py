@@ -17,7 +17,7 @@ from parallama.db.cluster import Cluster
 from parallama.testing import Answer as Cue
 from parallama.testing import FakeOllama, Fault, fake_ollama
 
-JWT_SECRET = "canary-jwt-0b6f2f5e8b7d4c"
+JWT_SECRET = "canary-jwt-0b6f2f5e8b7d4c-91xKqzWm4TtRvY"
 PROMPT = "canary-prompt-what-nobody-may-read-9c1d"
 ANSWER = "canary-answer-that-is-nobodys-business-77ae"
 MISTYPED = "plm_CanaryMistyped0123456789abcdefghijklmnopqrstuv_0aB1cD"

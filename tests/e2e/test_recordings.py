@@ -17,6 +17,7 @@ from raw_http import Got, raw_client
 from replayed import ANSWERED_HERE, BROKEN, NAMES, NOT_REPLAYED, PASSED_ON, READ_ANEW, Case, ways_to_cut
 from running import RunningGateway, eventually, running_gateway
 
+from parallama.proxy.security import SECURITY
 from parallama.testing import FakeOllama, fake_ollama
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -58,7 +59,9 @@ def end_to_end(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """What is neither of the connection nor ours."""
     ours = ("x-request-id", "x-client-request-id", "x-parallama-", "retry-after")
     return sorted(
-        pair for pair in headers if pair[0].lower() not in HOP_BY_HOP and not pair[0].lower().startswith(ours)
+        pair
+        for pair in headers
+        if pair[0].lower() not in HOP_BY_HOP and not pair[0].lower().startswith(ours) and pair not in SECURITY.items()
     )
 
 
@@ -80,6 +83,7 @@ def check_answer(got: Got, case: Case) -> None:
     assert got.status_line == wire.head.decode().split("\r\n")[0]
     assert got.framing == wire.framing
     assert end_to_end(got.headers) == end_to_end(wire.headers)
+    assert set(SECURITY.items()) <= set(got.headers)
     assert ("x-client-request-id", case.name) in got.headers
     assert ("x-parallama-node", "node-1") in got.headers
     if case.name not in BROKEN:

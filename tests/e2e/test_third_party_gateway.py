@@ -21,11 +21,10 @@ import pytest
 import pytest_asyncio
 from databases import fresh_database
 from raw_http import raw_client, request_bytes
-from running import CEILING_S, eventually
+from running import CEILING_S, eventually, make_users
 
 from parallama.config import DatabaseSettings
 from parallama.db.pool import Database
-from parallama.identity.accounts import Accounts
 from parallama.testing import Answer, FakeOllama, Fault, fake_ollama
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
@@ -108,7 +107,7 @@ async def server(installed: Path, state: Path, node: FakeOllama, postgres: str) 
         Database(database_url, DatabaseSettings()).running() as database,
         aiohttp.ClientSession() as http,
     ):
-        key, admin_key = await _make_users(Accounts(database))
+        key, admin_key = await make_users(database)
         settings = {
             "server": {"port": 0},
             "database": {"url": database_url},
@@ -118,14 +117,6 @@ async def server(installed: Path, state: Path, node: FakeOllama, postgres: str) 
         (state / "config.yaml").write_text(json.dumps(settings))
         async with _serving(installed, state) as url:
             yield Server(url, key, admin_key, database, http)
-
-
-async def _make_users(accounts: Accounts) -> tuple[str, str]:
-    await accounts.create_user("alice")
-    await accounts.create_user("root", admin=True)
-    key, _ = await accounts.create_key("alice", "", None)
-    admin_key, _ = await accounts.create_key("root", "", None)
-    return key, admin_key
 
 
 @asynccontextmanager

@@ -1,0 +1,143 @@
+"""The client whose calls are awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, Self, overload
+
+import httpx2
+
+from parallama.client.answers import Chat, Delta, Embeddings, Generation, Model
+from parallama.client.dialects import Dialect, Texts, dialect_of
+from parallama.client.session import Answered, Renew, Request, Session, Steps, Wait, unreachable
+from parallama.errors import UpstreamFailed
+
+
+class Completions:
+    """`client.completions`, in the words of the SDKs."""
+
+    def __init__(self, client: AsyncParallamaClient) -> None:
+        self.create = client.generate
+        """The same as `client.generate`."""
+
+
+class AsyncParallamaClient:
+    """ParallamaClient for asyncio: every call is awaited, and streams are `async for delta in await client.chat(...)`.
+
+    With `api_key`, or with `username` and `password` for a login that renews itself. Raises the errors of
+    `parallama.errors` that the gateway answers, and Unavailable when it does not answer within `timeout_s` of silence.
+    What is answered 429 or 503 is sent again when its Retry-After has passed, at most `max_retries` times. An
+    asynchronous context manager; tasks of one event loop may share it. The request of a stream is sent with its first
+    use.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        gateway: str = "ollama",
+        username: str | None = None,
+        password: str | None = None,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+    ) -> None:
+        self._dialect: Dialect = dialect_of(gateway)
+        self._session = Session(api_key, username, password, max_retries)
+        self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout_s)
+        self._renewing = asyncio.Lock()
+        self.completions = Completions(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    async def list_models(self) -> list[Model]:
+        """The models that the caller may use, aliases among them."""
+        return self._dialect.models(await self._document(self._dialect.list_request()))
+
+    @overload
+    async def generate(
+        self, *, model: str, prompt: str, stream: Literal[False] = False, **parameters: Any
+    ) -> Generation: ...
+    @overload
+    async def generate(
+        self, *, model: str, prompt: str, stream: Literal[True], **parameters: Any
+    ) -> AsyncIterator[Delta]: ...
+    async def generate(
+        self, *, model: str, prompt: str, stream: bool = False, **parameters: Any
+    ) -> Generation | AsyncIterator[Delta]:
+        """The answer to a prompt. Further keywords are parameters of the gateway: `temperature`, `max_tokens`, ..."""
+        request = self._dialect.generate_request(model, prompt, parameters, stream=stream)
+        return self._deltas(request) if stream else self._dialect.generation(await self._document(request))
+
+    @overload
+    async def chat(
+        self, *, model: str, messages: Sequence[Mapping[str, Any]], stream: Literal[False] = False, **parameters: Any
+    ) -> Chat: ...
+    @overload
+    async def chat(
+        self, *, model: str, messages: Sequence[Mapping[str, Any]], stream: Literal[True], **parameters: Any
+    ) -> AsyncIterator[Delta]: ...
+    async def chat(
+        self, *, model: str, messages: Sequence[Mapping[str, Any]], stream: bool = False, **parameters: Any
+    ) -> Chat | AsyncIterator[Delta]:
+        """The answer in a chat; `messages` are `{role, content}`."""
+        request = self._dialect.chat_request(model, messages, parameters, stream=stream)
+        return self._deltas(request) if stream else self._dialect.chat(await self._document(request))
+
+    async def embeddings(self, *, model: str, input: Texts, **parameters: Any) -> Embeddings:
+        """A vector for each text."""
+        return self._dialect.embeddings(await self._document(self._dialect.embed_request(model, input, parameters)))
+
+    async def _document(self, request: Request) -> Any:
+        return (await self._carry(self._session.ask(request))).json()
+
+    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+        response = await self._carry(self._session.ask(request), stream=True)
+        try:
+            async for line in response.aiter_lines():
+                if (delta := self._dialect.delta(line)) is not None:
+                    yield delta
+        except httpx2.TransportError as error:
+            raise UpstreamFailed(f"the stream broke off ({type(error).__name__})") from error
+        finally:
+            await response.aclose()
+
+    async def _carry(self, steps: Steps, *, stream: bool = False) -> httpx2.Response:
+        """Do what the steps say; the answer to the last request, which is open if it is a `stream`."""
+        told: Answered | None = None
+        while True:
+            try:
+                step = steps.send(told)
+            except StopIteration as end:
+                done: httpx2.Response = end.value.response
+                return done
+            told = None
+            if isinstance(step, Request):
+                response = await self._ask(step, stream=stream)
+                body = await response.aread() if response.is_error or not stream else b""
+                told = Answered(response.status_code, response.headers, body, response)
+            elif isinstance(step, Wait):
+                await asyncio.sleep(step.seconds)
+            else:
+                await self._renew(step)
+
+    async def _ask(self, request: Request, *, stream: bool) -> httpx2.Response:
+        built = self._http.build_request(request.method, request.path, json=request.body, headers=request.headers)
+        try:
+            return await self._http.send(built, stream=stream)
+        except httpx2.TransportError as error:
+            raise unreachable(self._http.base_url, error) from error
+
+    async def _renew(self, step: Renew) -> None:
+        async with self._renewing:
+            if (steps := self._session.renew(step.stale)) is not None:
+                await self._carry(steps)

@@ -1,0 +1,183 @@
+"""How a request comes through: with a key or a login, renewed when it has ended, and again when the gateway asks for
+patience. Without I/O: generators yield what is to be done, and the clients do it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallama.errors import (
+    ApiError,
+    BadRequest,
+    BodyTooLarge,
+    Conflict,
+    Invalid,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    OverLimit,
+    TimedOut,
+    Unavailable,
+    UpstreamFailed,
+)
+
+LONGEST_WAIT_S = 60.0
+"""A gateway that asks for more patience than that is not waited for."""
+
+_FAILURES: Mapping[int, type[ApiError]] = {
+    400: BadRequest,
+    401: NotAuthenticated,
+    403: NotAllowed,
+    404: NotFound,
+    409: Conflict,
+    413: BodyTooLarge,
+    422: Invalid,
+    429: OverLimit,
+    503: Unavailable,
+    504: TimedOut,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is sent; `headers` without the credential, which is put in last."""
+
+    method: str
+    path: str
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The head of an answer, with its body unless it is a stream that succeeded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    response: Any
+    """As the one who carries it has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing for so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Get another access token, unless somebody has: the one in hand is `stale`."""
+
+    stale: str | None
+
+
+Steps = Generator[Request | Wait | Renew, Any, Answered]
+
+
+class Session:
+    """Who the client is. With a user name it logs in at the first request and renews its tokens by itself."""
+
+    def __init__(self, api_key: str | None, username: str | None, password: str | None, max_retries: int) -> None:
+        if (api_key is None) == (username is None) or (username is None) != (password is None):
+            raise ValueError("give either api_key=, or username= and password=")
+        self._username, self._password = username, password
+        self._token = api_key
+        self._refresh_token: str | None = None
+        self._max_retries = max_retries
+
+    def ask(self, request: Request) -> Steps:
+        """Send the request, again after 429 and 503 as the gateway asks, and once more with a new token after 401. The
+        answer is a good one; raises ApiError for all others."""
+        if self._token is None:
+            yield Renew(None)
+        tries, renewed = 0, False
+        while True:
+            token = self._token
+            answered: Answered = yield _with(request, token)
+            if answered.status == 401 and self._username is not None and not renewed:
+                renewed = True
+                yield Renew(token)
+            elif (wait_s := _patience(answered)) is not None and tries < self._max_retries:
+                tries += 1
+                yield Wait(wait_s)
+            elif answered.status >= 400:
+                raise failure(answered)
+            else:
+                return answered
+
+    def renew(self, stale: str | None) -> Steps | None:
+        """The steps to another token, one at a time; None when there is one already. A refresh token that has ended is
+        followed by a login."""
+        return self._renew() if self._token == stale else None
+
+    def _renew(self) -> Steps:
+        if self._refresh_token is not None:
+            answered: Answered = yield Request(
+                method="POST", path="/auth/token", body={"refresh_token": self._refresh_token}
+            )
+            if answered.status == 200:
+                return self._keep(answered)
+        body = {"username": self._username, "password": self._password}
+        answered = yield Request(method="POST", path="/auth/login", body=body)
+        if answered.status != 200:
+            raise failure(answered)
+        return self._keep(answered)
+
+    def _keep(self, answered: Answered) -> Answered:
+        tokens = json.loads(answered.body)
+        self._token, self._refresh_token = tokens["access_token"], tokens["refresh_token"]
+        return answered
+
+
+def _with(request: Request, token: str | None) -> Request:
+    headers = {**request.headers, "Authorization": f"Bearer {token}"}
+    return Request(method=request.method, path=request.path, body=request.body, headers=headers)
+
+
+def _patience(answered: Answered) -> float | None:
+    """Seconds after which it is worth trying again; None: it is not."""
+    if answered.status not in (429, 503) or answered.headers.get("x-should-retry") == "false":
+        return None
+    try:
+        wait_s = max(0.0, float(answered.headers.get("retry-after", "1")))
+    except ValueError:
+        return None
+    return wait_s if wait_s <= LONGEST_WAIT_S else None
+
+
+def failure(answered: Answered) -> ApiError:
+    """The error that the gateway has answered, in whatever dialect; `code`, `status` and `retry_after_s` as there."""
+    error = _error_of(answered.body)
+    kind = _FAILURES.get(answered.status, UpstreamFailed)
+    made = kind(message_of(error) or f"the gateway answered {answered.status}")
+    made.status = answered.status
+    if isinstance(error, Mapping):
+        made.code = str(error.get("code") or error.get("type") or made.code)
+        if isinstance(made, Invalid):
+            made.detail = error.get("detail") or ()
+    if (seconds := answered.headers.get("retry-after", "")).isdecimal():
+        made.retry_after_s = int(seconds)
+    return made
+
+
+def unreachable(base_url: object, error: Exception) -> ApiError:
+    """The gateway does not answer at all."""
+    return Unavailable(f"the gateway at {base_url} does not answer ({type(error).__name__})")
+
+
+def message_of(error: Any) -> str:
+    """The message of an error in whatever dialect: a text, or `{message}`."""
+    return str(error.get("message", error)) if isinstance(error, Mapping) else str(error)
+
+
+def _error_of(body: bytes) -> Any:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")[:500]
+    return document.get("error", "") if isinstance(document, dict) else ""

@@ -1,0 +1,63 @@
+"""Who changes a record, for the audit trail, and what they may hand on to others.
+
+An actor never gives away more than they hold: neither in a role, nor by changing somebody who may more. Pure.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+
+from parallama.errors import NotAllowed
+from parallama.exchange import Caller, holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who changes a record."""
+
+    name: str
+    via: str
+    """`api`, `login`, `command` or `server`."""
+    user_id: UUID | None = None
+    request_id: UUID | None = None
+    address: str | None = None
+    caller: Caller | None = None
+    """None: an operator at the machine itself, or the server, who may do everything."""
+
+    def told(self) -> str:
+        """For `Database.change`."""
+        named = {"name": self.name, "via": self.via, "address": self.address}
+        ids = {"user_id": self.user_id, "request_id": self.request_id}
+        return orjson.dumps({**named, **{key: str(value) for key, value in ids.items() if value}}).decode()
+
+    def may_grant(self, permissions: Collection[str]) -> bool:
+        """Whether the actor holds all of `permissions`."""
+        return self.caller is None or self.caller.admin or all(holds(self.caller.permissions, p) for p in permissions)
+
+    def require(self, permissions: Collection[str], *, admin: bool, what: str) -> None:
+        """Raise NotAllowed when `permissions`, or being an `admin`, is more than the actor holds. `what` is done:
+        "change the user bob"."""
+        if admin and not (self.caller is None or self.caller.admin):
+            raise NotAllowed(f"only an admin may {what}")
+        if not self.may_grant(permissions):
+            assert self.caller is not None
+            lacking = sorted(p for p in permissions if not holds(self.caller.permissions, p))
+            raise NotAllowed(f"to {what} you need the permissions that this gives: you lack {', '.join(lacking)}")
+
+
+SERVER = Actor(name="server", via="server")
+"""The program itself."""
+
+
+def operator() -> Actor:
+    """Whoever runs a command on this machine."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name
+        name = "operator"
+    return Actor(name=name, via="command")

@@ -1,0 +1,68 @@
+"""What a user holds at a moment: the assignments of roles that have not expired, put together.
+
+Pure. The rows come of the SQL function `grants(user)`, which leaves out what was ended and knows no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+
+ADMIN = "admin"
+"""The role that may do everything, and so may every role below it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What one assignment gives."""
+
+    roles: tuple[str, ...]
+    """The role that is assigned, then those above it."""
+    permissions: tuple[str, ...]
+    expires_at: datetime | None
+    """Aware; None: never."""
+
+    def live(self, now: datetime) -> bool:
+        """Whether it still counts. At the moment of its expiry it does not."""
+        return self.expires_at is None or self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """All that a user holds at one moment."""
+
+    roles: tuple[str, ...]
+    """Sorted, those above the assigned ones too."""
+    permissions: frozenset[str]
+    until: datetime | None
+    """When the first of it expires; None: nothing does."""
+
+    @property
+    def admin(self) -> bool:
+        """Whether a role among them makes the user an admin."""
+        return ADMIN in self.roles
+
+
+def parse(text: str) -> tuple[Grant, ...]:
+    """The grants in the JSON of `grants(user)`: `[{"roles": [], "permissions": [], "expires_at": iso or null}]`."""
+    return tuple(
+        Grant(
+            roles=tuple(one["roles"]),
+            permissions=tuple(one["permissions"]),
+            expires_at=one["expires_at"] and datetime.fromisoformat(one["expires_at"]),
+        )
+        for one in orjson.loads(text)
+    )
+
+
+def held(grants: Iterable[Grant], now: datetime) -> Held:
+    """What `grants` come to at `now`."""
+    live = [grant for grant in grants if grant.live(now)]
+    return Held(
+        roles=tuple(sorted({role for grant in live for role in grant.roles})),
+        permissions=frozenset(permission for grant in live for permission in grant.permissions),
+        until=min((grant.expires_at for grant in live if grant.expires_at), default=None),
+    )
