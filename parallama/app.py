@@ -23,6 +23,7 @@ from parallama.admin.guards import KNOWN, PUBLIC, needs
 from parallama.admin.http import add_operations, guarded
 from parallama.admin.openapi import openapi
 from parallama.admin.table import operations
+from parallama.admin.viewer import viewer
 from parallama.config import AuthSettings, Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
@@ -156,6 +157,8 @@ def _add_api(
     every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
     add_operations(app, every, callers)
     app.router.add_get(f"{PREFIX}/openapi.json", guarded(openapi(every), KNOWN, callers))
+    for path, page in viewer().items():
+        app.router.add_get(path, guarded(page, PUBLIC, callers))
 
 
 def _add_state(

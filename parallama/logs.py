@@ -31,12 +31,13 @@ _PIECE = 32
 _LEVELS = {level: logging.getLevelName(level).lower() for level in range(10, 60, 10)}
 _FLUSH_S = 1.0
 _MASK = "********"
-_KEY = re.compile(r"plm_[0-9A-Za-z_]{8,}")
+_KEY = re.compile(r"(?:plm|rt)_[0-9A-Za-z_]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
+"""API keys, refresh tokens, access tokens."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s\"\\]+(?=@)")
 
 
 class Masker:
-    """Replaces API keys, the user part of URLs, and the configured secrets."""
+    """Replaces API keys and tokens, the user part of URLs, and the configured secrets."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         plain = {s for s in secrets if len(s) >= 4}
@@ -44,7 +45,7 @@ class Masker:
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def __call__(self, text: str) -> str:
-        if "plm_" in text:
+        if "plm_" in text or "rt_" in text or "eyJ" in text:
             text = _KEY.sub(_MASK, text)
         if "://" in text:
             text = _USERINFO.sub(_MASK, text)

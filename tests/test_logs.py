@@ -118,6 +118,13 @@ def test_a_secret_that_json_escapes_is_masked_too() -> None:
     assert json.loads(line)["field"] == ["********"]
 
 
+@pytest.mark.parametrize(
+    "token", ["rt_" + "A" * 43 + "_123456", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJib2IifQ.c2lnbmF0dXJl-_"]
+)
+def test_tokens_are_masked_too(token: str) -> None:
+    assert json.loads(_line(f"tried {token} twice", Masker()))["event"] == "tried ******** twice"
+
+
 def test_a_path_cannot_mask_other_fields() -> None:
     line = json.loads(_line("x", path="/api/a://b", user="bob@example.com"))
     assert (line["path"], line["user"]) == ("/api/a://b", "bob@example.com")
