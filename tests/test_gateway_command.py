@@ -298,7 +298,7 @@ async def machines(here: Place, database_url: str, node: FakeOllama) -> Machines
     }
 
     def started() -> Machines:
-        here.run("user", "create", "alice", **env)
+        here.run("user", "create", "alice", "--role", "premium", **env)
         key = here.run("key", "generate", "alice", **env).stdout.strip()
         other = here.root / "other"
         other.mkdir(mode=0o711)
