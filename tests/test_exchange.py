@@ -28,11 +28,13 @@ def test_an_id_carries_its_moment() -> None:
     assert abs(created_at(IdGenerator()()) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_only_an_admin_manages() -> None:
+def test_a_caller_may_what_is_permitted_and_an_admin_everything() -> None:
     known = {"user_id": uuid4(), "username": "alice", "key_id": None}
     assert Caller(**known, admin=True).may("manage_models")
-    assert not Caller(**known, admin=False).may("manage_models")
-    assert Caller(**known, admin=False).may("use_ollama")
+    one = Caller(**known, admin=False, permissions=frozenset({"use_ollama"}))
+    assert [one.may(name) for name in ("use_ollama", "use_openai", "manage_models")] == [True, False, False]
+    every = Caller(**known, admin=False, permissions=frozenset({"use_*"}))
+    assert [every.may(name) for name in ("use_ollama", "use_openai", "manage_models")] == [True, True, False]
 
 
 def _exchange(usage: Usage) -> Exchange:

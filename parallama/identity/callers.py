@@ -146,7 +146,7 @@ class Callers:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Callers]:
         """Make the anonymous user where callers may be it, and write the last use of keys every `flush_s`."""
-        if (await self._records.get()).allow_unauthenticated:
+        if (await self._look_up_accepted(limit_s=None)).anonymous:
             await Users(self._database).ensure(ANONYMOUS)
         async with self._used.running():
             yield self
@@ -163,9 +163,9 @@ class Callers:
         lost = self._listener.lost_since
         return lost is None or self._monotonic() - lost < self._grace_s
 
-    async def _look_up_accepted(self) -> Accepted:
+    async def _look_up_accepted(self, *, limit_s: float | None = _LOOK_UP_S) -> Accepted:
         generation = self._generation
-        access = await self._records.get(limit_s=_LOOK_UP_S)
+        access = await self._records.get(limit_s=limit_s)
         where = accepted(access.header_name, anonymous=access.allow_unauthenticated)
         if generation == self._generation:
             self._accepted = where

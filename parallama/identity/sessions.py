@@ -195,8 +195,8 @@ class Sessions:
     async def _clean_always(self) -> None:
         while True:
             try:
-                deleted = await self.cleanup()
-                _log.info("sessions cleaned up", extra={"fields": {"deleted": deleted}})
+                if deleted := await self.cleanup():
+                    _log.info("sessions cleaned up", extra={"fields": {"deleted": deleted}})
             except Unavailable:
                 _log.warning("ended sessions stay for now: the database does not answer")
             await asyncio.sleep(self._auth.token_cleanup_s)

@@ -164,7 +164,7 @@ def server(clean: Clean, tutorial: str, postgres: str) -> Iterator[Server]:
         }
         config = here.root / "config.yaml"
         config.write_text(json.dumps(settings))
-        assert here.run("user", "create", "alice", PARALLAMA_DB_URL=url).returncode == 0
+        assert here.run("user", "create", "alice", "--role", "premium", PARALLAMA_DB_URL=url).returncode == 0
         key = here.run("key", "generate", "alice", PARALLAMA_DB_URL=url).stdout.strip()
         running = here.start("serve", "--config", str(config), PARALLAMA_DB_URL=url).ready()
         yield Server(running.url, key, here, url)
