@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import asyncpg
 
@@ -39,6 +40,11 @@ _UNSTORABLE = (TypeError, ValueError, OverflowError, asyncpg.DataError,
 
 class BadRows(Exception):
     """The database cannot store one of the rows, whenever it is sent. The cause is asyncpg's error."""
+
+
+def plain(value: Any) -> Any:
+    """A value of a row; an id as Python's own UUID: asyncpg has a class of its own, which orjson refuses."""
+    return UUID(int=value.int) if isinstance(value, UUID) else value
 
 
 class Database:

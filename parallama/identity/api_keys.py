@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from parallama.config.values import network
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database, Row, plain
 from parallama.db.query import load
 from parallama.errors import Conflict, Invalid, NotFound, Outdated
 from parallama.exchange import Priority
@@ -240,9 +240,7 @@ async def _key(one: Connection, key_id: UUID, of: UUID | None = None) -> KeyReco
 
 
 def _record(row: Row) -> KeyRecord:
-    # asyncpg has a UUID class of its own, which orjson refuses
-    ids = {name: UUID(int=row[name].int) for name in ("id", "user_id")}
-    return KeyRecord(**{f.name: row[f.name] for f in fields(KeyRecord)} | ids)
+    return KeyRecord(**{f.name: plain(row[f.name]) for f in fields(KeyRecord)})
 
 
 def _checked_limits(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database, Row, plain
 from parallama.db.query import load
 from parallama.errors import Conflict, Invalid, NotFound
 from parallama.identity.actor import SERVER, Actor
@@ -174,9 +174,4 @@ def _had(record: AssignmentRecord) -> Conflict:
 
 
 def _record(row: Row) -> AssignmentRecord:
-    return AssignmentRecord(**{field.name: _plain(row[field.name]) for field in fields(AssignmentRecord)})
-
-
-def _plain(value: Any) -> Any:
-    # asyncpg has a UUID class of its own, which orjson refuses
-    return UUID(int=value.int) if isinstance(value, UUID) else value
+    return AssignmentRecord(**{field.name: plain(row[field.name]) for field in fields(AssignmentRecord)})

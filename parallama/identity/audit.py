@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database, Row, plain
 from parallama.db.query import load
 from parallama.errors import Invalid
 
@@ -93,11 +93,10 @@ def _moment(name: str, value: datetime | None) -> datetime | None:
 
 
 def _record(row: Row) -> AuditRecord:
-    return AuditRecord(**{field.name: _plain(field.name, row[field.name]) for field in fields(AuditRecord)})
+    return AuditRecord(**{field.name: _value(field.name, row[field.name]) for field in fields(AuditRecord)})
 
 
-def _plain(name: str, value: Any) -> Any:
+def _value(name: str, value: Any) -> Any:
     if name in ("before", "after"):
         return value and orjson.loads(value)
-    # asyncpg has a UUID class of its own, which orjson refuses
-    return UUID(int=value.int) if isinstance(value, UUID) else value
+    return plain(value)

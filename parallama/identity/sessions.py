@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from parallama.config import AuthSettings
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database, Row, plain
 from parallama.db.query import Query, load
 from parallama.errors import NotAuthenticated, NotFound, Unavailable
 from parallama.identity import keys
@@ -105,7 +105,7 @@ class Sessions:
             row = await one.fetchrow(_SQL.open.sql, user_id, password, address, now, ends_at, keys.digest(token))
         if row is None:
             raise NotAuthenticated("the user was changed meanwhile: log in again")
-        return Opened(token, _id(row["id"]), row["generation"])
+        return Opened(token, plain(row["id"]), row["generation"])
 
     async def rotate(self, token: str) -> Rotated:
         """Use a refresh token.
@@ -117,7 +117,7 @@ class Sessions:
         row = await self._database.fetchrow(_SQL.rotate, digest, keys.digest(next_token), now)
         if row is None:
             raise await self._refusal(digest, now)
-        return Rotated(_id(row["user_id"]), _id(row["id"]), row["generation"], next_token)
+        return Rotated(plain(row["user_id"]), plain(row["id"]), row["generation"], next_token)
 
     async def _refusal(self, digest: bytes, now: datetime) -> NotAuthenticated:
         row = await self._database.fetchrow(_SQL.rotated_at, digest, now)
@@ -231,9 +231,4 @@ def _whence(actor: Actor) -> dict[str, str]:
 
 def _record(row: Row) -> SessionRecord:
     values = {f.name: row[f.name] for f in fields(SessionRecord)}
-    return SessionRecord(**values | {"id": _id(row["id"]), "user_id": _id(row["user_id"])})
-
-
-def _id(value: UUID) -> UUID:
-    # asyncpg has a UUID class of its own, which orjson refuses
-    return UUID(int=value.int)
+    return SessionRecord(**values | {"id": plain(row["id"]), "user_id": plain(row["user_id"])})

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from parallama.db.pool import Row
+from parallama.db.pool import Row, plain
 from parallama.exchange import Caller, KeyPolicy, Priority
 from parallama.identity import refusals
 from parallama.identity.grants import ADMIN, Grant, Held, held, parse
@@ -83,7 +83,7 @@ def of_key(row: Row) -> Standing:
         ends.append(End(row["expires_at"], refusals.EXPIRED_KEY))
     if row["previous"]:
         ends.append(End(row["previous_until"], refusals.REPLACED_KEY))
-    caller = _caller(row, admin=row["admin"], key_id=_plain(row["key_id"]), policy=_policy(row))
+    caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row))
     return Standing(caller=caller, grants=parse(row["grants"]), ends=tuple(ends))
 
 
@@ -112,7 +112,7 @@ def _caller(
     policy: KeyPolicy | None = None,
 ) -> Caller:
     return Caller(
-        user_id=_plain(row["user_id"]),
+        user_id=plain(row["user_id"]),
         username=row["username"],
         key_id=key_id,
         session_id=session_id,
@@ -131,8 +131,3 @@ def _policy(row: Row) -> KeyPolicy | None:
         priority_ceiling=None if ceiling is None else Priority(ceiling),
     )
     return None if policy == KeyPolicy() else policy
-
-
-def _plain(value: UUID) -> UUID:
-    # asyncpg has a UUID class of its own, which orjson refuses
-    return UUID(int=value.int)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from parallama.db.pool import TAKEN, Database, Row
+from parallama.db.pool import TAKEN, Database, Row, plain
 from parallama.db.query import load
 from parallama.errors import Conflict, Invalid, NotFound, Outdated
 from parallama.identity import grants
@@ -265,8 +265,7 @@ async def _update(
 
 
 def _record(row: Row) -> UserRecord:
-    # asyncpg has a UUID class of its own, which orjson refuses
-    return UserRecord(**{f.name: row[f.name] for f in fields(UserRecord)} | {"id": UUID(int=row["id"].int)})
+    return UserRecord(**{f.name: plain(row[f.name]) for f in fields(UserRecord)})
 
 
 def _taken(name: str) -> Conflict:
