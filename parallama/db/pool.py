@@ -27,7 +27,9 @@ TAKEN = asyncpg.UniqueViolationError
 """Another row has the name."""
 
 GONE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
-         asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)  # fmt: skip
+         asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError,
+         asyncpg.InternalClientError)  # fmt: skip
+"""The last is what asyncpg makes of a connection that was cut while it had it in hand."""
 
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
             asyncpg.InsufficientPrivilegeError)  # fmt: skip
