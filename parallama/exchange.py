@@ -91,6 +91,15 @@ class Caller:
     permissions: frozenset[str] = frozenset()
     policy: KeyPolicy | None = None
     """None: nothing limits the key."""
+    expires_at: datetime | None = None
+    """When the key ends, or the secret of it that was used; None: never, and for callers without a key."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the credential is all that its user is: a login, or a key without limits and without an end."""
+        if self.key_id is None:
+            return self.session_id is not None
+        return self.policy is None and self.expires_at is None
 
     def may(self, permission: str) -> bool:
         """Whether the caller holds `permission`. Admins hold all."""

@@ -32,6 +32,12 @@ PARTITIONS = """SELECT relname FROM pg_class JOIN pg_inherits ON oid = inhrelid
 
 
 @pytest.fixture
+def database_url(unused_database_url: str) -> str:
+    """Every partition is made by the test."""
+    return unused_database_url
+
+
+@pytest.fixture
 async def wire(database_url: str) -> AsyncIterator[Wire]:
     async with Wire(database_url).running() as wire:
         yield wire

@@ -151,7 +151,10 @@ def usage(answer: Document) -> Usage:
 
 
 def _told(line: str) -> Document:
-    told = json.loads(line)
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = None
     if not isinstance(told, dict):
         raise UpstreamFailed("the gateway sent a line in another shape")
     if told.get("error"):

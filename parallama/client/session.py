@@ -5,9 +5,9 @@ patience. Without I/O: generators yield what is to be done, and the clients do i
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from parallama.errors import (
     ApiError,
@@ -18,11 +18,15 @@ from parallama.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    Outdated,
     OverLimit,
     TimedOut,
     Unavailable,
+    UnsupportedMedia,
     UpstreamFailed,
 )
+
+T = TypeVar("T")
 
 LONGEST_WAIT_S = 60.0
 """A gateway that asks for more patience than that is not waited for."""
@@ -33,7 +37,9 @@ _FAILURES: Mapping[int, type[ApiError]] = {
     403: NotAllowed,
     404: NotFound,
     409: Conflict,
+    412: Outdated,
     413: BodyTooLarge,
+    415: UnsupportedMedia,
     422: Invalid,
     429: OverLimit,
     503: Unavailable,
@@ -49,6 +55,9 @@ class Request:
     path: str
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    changes: bool = False
+    """Whether it changes a record. A 503 may then come after that was done, as when the database goes away while it
+    commits, so it is not sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,9 @@ class Renew:
     stale: str | None
 
 
-Steps = Generator[Request | Wait | Renew, Any, Answered]
+Step = Request | Wait | Renew
+
+Steps = Generator[Step, Any, Answered]
 
 
 class Session:
@@ -91,8 +102,8 @@ class Session:
         self._max_retries = max_retries
 
     def ask(self, request: Request) -> Steps:
-        """Send the request, again after 429 and 503 as the gateway asks, and once more with a new token after 401. The
-        answer is a good one; raises ApiError for all others."""
+        """Send the request, again after 429 and 503 as the gateway asks, one that changes a record after 429 only, and
+        once more with a new token after 401. The answer is a good one; raises ApiError for all others."""
         if self._token is None:
             yield Renew(None)
         tries, renewed = 0, False
@@ -102,13 +113,13 @@ class Session:
             if answered.status == 401 and self._username is not None and not renewed:
                 renewed = True
                 yield Renew(token)
-            elif (wait_s := _patience(answered)) is not None and tries < self._max_retries:
+            elif (wait_s := _patience(request, answered)) is not None and tries < self._max_retries:
                 tries += 1
                 yield Wait(wait_s)
-            elif answered.status >= 400:
-                raise failure(answered)
-            else:
+            elif 200 <= answered.status < 300:
                 return answered
+            else:
+                raise failure(answered)
 
     def renew(self, stale: str | None) -> Steps | None:
         """The steps to another token, one at a time; None when there is one already. A refresh token that has ended is
@@ -129,25 +140,38 @@ class Session:
         return self._keep(answered)
 
     def _keep(self, answered: Answered) -> Answered:
-        tokens = json.loads(answered.body)
-        self._token, self._refresh_token = tokens["access_token"], tokens["refresh_token"]
+        tokens = read(answered, lambda told: (told["access_token"], told["refresh_token"]))
+        self._token, self._refresh_token = tokens
         return answered
 
 
 def _with(request: Request, token: str | None) -> Request:
-    headers = {**request.headers, "Authorization": f"Bearer {token}"}
-    return Request(method=request.method, path=request.path, body=request.body, headers=headers)
+    return replace(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
 
 
-def _patience(answered: Answered) -> float | None:
+def _patience(request: Request, answered: Answered) -> float | None:
     """Seconds after which it is worth trying again; None: it is not."""
-    if answered.status not in (429, 503) or answered.headers.get("x-should-retry") == "false":
+    passing = (429,) if request.changes else (429, 503)
+    if answered.status not in passing or answered.headers.get("x-should-retry") == "false":
         return None
     try:
         wait_s = max(0.0, float(answered.headers.get("retry-after", "1")))
     except ValueError:
         return None
     return wait_s if wait_s <= LONGEST_WAIT_S else None
+
+
+def read(answered: Answered, into: Callable[[Any], T]) -> T:
+    """What `into` makes of the JSON of a good answer. Raises UpstreamFailed when that is something else."""
+    try:
+        return into(json.loads(answered.body))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise foreign() from None
+
+
+def foreign() -> UpstreamFailed:
+    """Whoever has answered is no Parallama that this client understands."""
+    return UpstreamFailed("the answer is none of a Parallama, or of another version than this client")
 
 
 def failure(answered: Answered) -> ApiError:
@@ -179,5 +203,6 @@ def _error_of(body: bytes) -> Any:
     try:
         document = json.loads(body)
     except ValueError:
-        return body.decode("utf-8", "replace")[:500]
+        text = body.decode("utf-8", "replace").strip()
+        return "" if text.startswith("<") else text[:500]  # a page in HTML says less than the status
     return document.get("error", "") if isinstance(document, dict) else ""

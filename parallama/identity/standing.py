@@ -83,7 +83,8 @@ def of_key(row: Row) -> Standing:
         ends.append(End(row["expires_at"], refusals.EXPIRED_KEY))
     if row["previous"]:
         ends.append(End(row["previous_until"], refusals.REPLACED_KEY))
-    caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row))
+    expires_at = min((end.at for end in ends if end.at is not None), default=None)
+    caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row), expires_at=expires_at)
     return Standing(caller=caller, grants=parse(row["grants"]), ends=tuple(ends))
 
 
@@ -110,6 +111,7 @@ def _caller(
     key_id: UUID | None = None,
     session_id: UUID | None = None,
     policy: KeyPolicy | None = None,
+    expires_at: datetime | None = None,
 ) -> Caller:
     return Caller(
         user_id=plain(row["user_id"]),
@@ -118,6 +120,7 @@ def _caller(
         session_id=session_id,
         admin=admin,
         policy=policy,
+        expires_at=expires_at,
     )
 
 

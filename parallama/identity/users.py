@@ -287,6 +287,6 @@ def _as_id(text: str) -> UUID | None:
 
 def _require_name(name: str) -> None:
     if not _USERNAME.fullmatch(name):
-        raise Invalid(f"{name!r} is no user name: it must be {USERNAME_FORM}", param="username")
+        raise Invalid(f"that is no user name: it must be {USERNAME_FORM}", param="username")
     if _as_id(name) is not None:
-        raise Invalid(f"{name!r} is no user name: it reads as an id", param="username")
+        raise Invalid("that is no user name: it reads as an id", param="username")
