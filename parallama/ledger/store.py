@@ -1,0 +1,106 @@
+"""What a store of counts does, whatever it keeps them in: reserve before, settle after.
+
+A request reserves in one step all that it may cost of every limit, and settles what it has cost. Between the two it
+counts with what it has reserved, so that however many come at once no limit is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from parallama.limits import Counter, Limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a request may cost at most."""
+
+    prompt: int
+    """Tokens of all its prompts, at most."""
+    prompt_estimate: int
+    """Tokens that they probably have; reserved of limits that are not `strict`."""
+    output: int
+    """Tokens that it asks for, of all its answers; at least 1, or 0 for what has no output."""
+    least_output: int = 1
+    """With fewer it is not worth sending: 1 for each answer."""
+    weight: float = 1.0
+    """So many tokens count for one of this model's."""
+
+
+class Spent(NamedTuple):
+    """What it has cost."""
+
+    prompt: int
+    output: int
+
+
+class Grant(NamedTuple):
+    """It may go ahead."""
+
+    output: int
+    """Most tokens that its answers may have together; at most what was asked for."""
+    standings: Sequence[Standing]
+    """Of every limit, with this request's part reserved."""
+
+
+class Standing(NamedTuple):
+    """How a limit stands."""
+
+    limit: Limit
+    used: int
+    """Settled."""
+    reserved: int
+    """By requests under way."""
+    reset_at: float | None
+    """Unix seconds when the count begins anew, or for the last minute is empty; None: it never does by time."""
+
+
+class Refusal(NamedTuple):
+    """It may not."""
+
+    standing: Standing
+    """Of the limit that is in the way longest."""
+    retry_after_s: float | None
+    """Seconds until time alone makes room; None: it never does, since the request is more than the whole limit."""
+    under_way: bool
+    """Whether only requests under way are in the way, which may end at any moment."""
+    standings: Sequence[Standing]
+    """Of every limit."""
+
+
+class Unknown(NamedTuple):
+    """Some counts are not known yet: `seed` them, and ask again."""
+
+    counters: Collection[Counter]
+
+
+class Uncountable(Exception):
+    """The store does not answer now."""
+
+
+class Store(Protocol):
+    """Counts. Amounts are of requests or weighted tokens, whole numbers; times are Unix seconds."""
+
+    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+        """Reserve what the request `id` may cost of all `limits`, or nothing of any. Asked again for an id that has a
+        grant, gives that again; refuses an id that was settled or cancelled. Raises Uncountable."""
+
+    def settle(self, id: UUID, spent: Spent) -> None:
+        """Count what it has cost, in the windows in which it was reserved, and release the rest. Of an id that was
+        settled or never reserved: nothing. Never waits, never raises."""
+
+    def cancel(self, id: UUID) -> None:
+        """It never reached a node: release all, count nothing."""
+
+    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+        """What was used by requests that this store has never heard of, for counters that `reserve` did not know:
+        amounts with the second in which each falls. What was settled since `reserve` asked is counted beside."""
+
+    async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
+        """How they stand; counters that are not known are left out. Raises Uncountable."""
+
+    def reset(self, counters: Collection[Counter]) -> None:
+        """Forget what was used; what is reserved stays."""
