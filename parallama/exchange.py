@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from parallama.limits import Limit
 from parallama.networks import Networks
 
 
@@ -93,6 +94,8 @@ class Caller:
     """None: nothing limits the key."""
     expires_at: datetime | None = None
     """When the key ends, or the secret of it that was used; None: never, and for callers without a key."""
+    limits: tuple[Limit, ...] = ()
+    """What the user and the key may use in a time, for every gateway and model: all of them count."""
 
     @property
     def full(self) -> bool:

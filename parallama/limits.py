@@ -6,9 +6,10 @@ role are those of each user who has it, until the user has one of the same scope
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -90,19 +91,30 @@ class Rules(NamedTuple):
 
 
 def effective(user_id: UUID, own: Iterable[Limit], key: Iterable[Limit], held: Iterable[Rules]) -> tuple[Limit, ...]:
-    """All limits of a request: those of its key, those of its user, and of the user's roles what the user has none of.
+    """All limits of a request: those of its key, those of its user, and of the user's roles what the user has none of,
+    counted for the user."""
+    return (*(replace(limit, subject=user_id) for limit in of_user(own, held)), *key)
 
-    A role has a rule of its parent unless it has one of the same scope itself. Of several roles that a user has, the
-    one that allows most of a scope counts.
+
+def of_user(own: Iterable[Limit], held: Iterable[Rules]) -> Collection[Limit]:
+    """The user's `own` limits, and of the user's roles what the user has none of; the subject of each is whose rule it
+    is.
+
+    Of several roles that a user has, the one that allows most of a scope counts; one without a rule allows nothing
+    more.
     """
     found: dict[Scope, Limit] = {}
     for rules in held:
-        inherited: dict[Scope, Limit] = {}
-        for limits in rules.limits:
-            for limit in limits:
-                inherited.setdefault(limit.scope, limit)
-        for scope, limit in inherited.items():
+        for scope, limit in template(rules.limits).items():
             if scope not in found or found[scope].amount < limit.amount:
-                found[scope] = replace(limit, subject=user_id)
-    found.update({limit.scope: limit for limit in own})
-    return (*found.values(), *key)
+                found[scope] = limit
+    return {**found, **{limit.scope: limit for limit in own}}.values()
+
+
+def template(limits: Iterable[Iterable[Limit]]) -> dict[Scope, Limit]:
+    """What a role gives, from its own limits and those of each role above it, the nearest first: it has a rule of its
+    parent unless it has one of the same scope itself."""
+    found: dict[Scope, Limit] = {}
+    for limit in chain.from_iterable(limits):
+        found.setdefault(limit.scope, limit)
+    return found

@@ -1,15 +1,20 @@
 """What a user holds at a moment: the assignments of roles that have not expired, put together.
 
-Pure. The rows come of the SQL function `grants(user)`, which leaves out what was ended and knows no clock.
+Pure. The rows come of the SQL functions `grants(user)`, which leaves out what was ended and knows no clock, and
+`limits_of(id)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 import orjson
+
+from parallama.limits import Limit, Meter, Period, Rules, Scope
 
 ADMIN = "admin"
 """The role that may do everything, and so may every role below it."""
@@ -24,6 +29,8 @@ class Grant:
     permissions: tuple[str, ...]
     expires_at: datetime | None
     """Aware; None: never."""
+    limits: tuple[tuple[Limit, ...], ...] = ()
+    """Of each of the roles, in their order."""
 
     def live(self, now: datetime) -> bool:
         """Whether it still counts. At the moment of its expiry it does not."""
@@ -37,6 +44,8 @@ class Held:
     roles: tuple[str, ...]
     """Sorted, those above the assigned ones too."""
     permissions: frozenset[str]
+    rules: tuple[Rules, ...]
+    """The limits of the assigned roles."""
     until: datetime | None
     """When the first of it expires; None: nothing does."""
 
@@ -47,14 +56,33 @@ class Held:
 
 
 def parse(text: str) -> tuple[Grant, ...]:
-    """The grants in the JSON of `grants(user)`: `[{"roles": [], "permissions": [], "expires_at": iso or null}]`."""
+    """The grants in the JSON of `grants(user)`: `[{"roles": [], "limits": [[]], "permissions": [], "expires_at": iso or
+    null}]`; the limits as `limits` has them, a list for each role."""
     return tuple(
         Grant(
             roles=tuple(one["roles"]),
             permissions=tuple(one["permissions"]),
             expires_at=one["expires_at"] and datetime.fromisoformat(one["expires_at"]),
+            limits=tuple(_limits(of_role) for of_role in one.get("limits", ())),
         )
         for one in orjson.loads(text)
+    )
+
+
+def limits(text: str) -> tuple[Limit, ...]:
+    """The limits in the JSON of `limits_of(id)`: `[{"subject": id, "gateway": "*", "model": null, "meter": "requests",
+    "period": "day", "amount": 1, "strict": true, "open": false, "max_output_tokens": null}]`."""
+    return _limits(orjson.loads(text))
+
+
+def _limits(rows: Iterable[Mapping[str, Any]]) -> tuple[Limit, ...]:
+    return tuple(
+        Limit(
+            subject=UUID(one["subject"]),
+            scope=Scope(one["gateway"], one["model"], Meter(one["meter"]), Period(one["period"])),
+            **{name: one[name] for name in ("amount", "strict", "open", "max_output_tokens")},
+        )
+        for one in rows
     )
 
 
@@ -64,5 +92,6 @@ def held(grants: Iterable[Grant], now: datetime) -> Held:
     return Held(
         roles=tuple(sorted({role for grant in live for role in grant.roles})),
         permissions=frozenset(permission for grant in live for permission in grant.permissions),
+        rules=tuple(Rules(grant.roles[0], grant.limits) for grant in live),
         until=min((grant.expires_at for grant in live if grant.expires_at), default=None),
     )

@@ -14,9 +14,10 @@ from uuid import UUID
 from parallama.db.pool import Row, plain
 from parallama.exchange import Caller, KeyPolicy, Priority
 from parallama.identity import refusals
-from parallama.identity.grants import ADMIN, Grant, Held, held, parse
+from parallama.identity.grants import ADMIN, Grant, Held, held, limits, parse
 from parallama.identity.refusals import Refusal
 from parallama.identity.tokens import Claims
+from parallama.limits import Limit, effective
 from parallama.networks import networks
 
 
@@ -33,8 +34,12 @@ class Standing:
     """What the database says of a credential and its user."""
 
     caller: Caller
-    """Without what they hold; `admin`: by the user's own flag."""
+    """Without what they hold, and without limits; `admin`: by the user's own flag."""
     grants: tuple[Grant, ...]
+    own: tuple[Limit, ...] = ()
+    """The limits of the user, without those of roles."""
+    key: tuple[Limit, ...] = ()
+    """The limits of the key."""
     ends: tuple[End, ...] = ()
     """The first of them that has come counts."""
 
@@ -58,7 +63,11 @@ def judge(standing: Standing, now: datetime) -> Verdict:
     moments = [end.at for end in standing.ends if end.at is not None]
     if holding.until is not None:
         moments.append(holding.until)
-    return Verdict(_with(standing.caller, holding), None, min(moments, default=None))
+    caller = replace(
+        _with(standing.caller, holding),
+        limits=effective(standing.caller.user_id, standing.own, standing.key, holding.rules),
+    )
+    return Verdict(caller, None, min(moments, default=None))
 
 
 def _with(caller: Caller, holding: Held) -> Caller:
@@ -85,7 +94,13 @@ def of_key(row: Row) -> Standing:
         ends.append(End(row["previous_until"], refusals.REPLACED_KEY))
     expires_at = min((end.at for end in ends if end.at is not None), default=None)
     caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row), expires_at=expires_at)
-    return Standing(caller=caller, grants=parse(row["grants"]), ends=tuple(ends))
+    return Standing(
+        caller=caller,
+        grants=parse(row["grants"]),
+        own=limits(row["limits"]),
+        key=limits(row["key_limits"]),
+        ends=tuple(ends),
+    )
 
 
 def of_session(row: Row, claims: Claims) -> Standing:
@@ -95,13 +110,14 @@ def of_session(row: Row, claims: Claims) -> Standing:
     if not row["active"] or row["revoked"] or not of_it:
         ends.insert(0, End(None, refusals.ENDED_SESSION))
     caller = _caller(row, admin=row["admin"], session_id=claims.session_id)
-    return Standing(caller=caller, grants=parse(row["grants"]), ends=tuple(ends))
+    return Standing(caller=caller, grants=parse(row["grants"]), own=limits(row["limits"]), ends=tuple(ends))
 
 
 def of_anonymous(row: Row) -> Standing:
     """From a row of `caller_by_name`."""
     ends = () if row["active"] else (End(None, refusals.ENDED_ANONYMOUS),)
-    return Standing(caller=_caller(row, admin=False), grants=parse(row["grants"]), ends=ends)
+    caller = _caller(row, admin=False)
+    return Standing(caller=caller, grants=parse(row["grants"]), own=limits(row["limits"]), ends=ends)
 
 
 def _caller(

@@ -27,7 +27,7 @@ class Cost:
     least_output: int = 1
     """With fewer it is not worth sending: 1 for each answer."""
     weight: float = 1.0
-    """So many tokens count for one of this model's."""
+    """So many tokens count for one of this model's; over 0. What a limit counts of a request is rounded up once."""
 
 
 class Spent(NamedTuple):
@@ -55,24 +55,25 @@ class Standing(NamedTuple):
     reserved: int
     """By requests under way."""
     reset_at: float | None
-    """Unix seconds when the count begins anew, or for the last minute is empty; None: it never does by time."""
+    """Unix seconds when the count begins anew, or, of the last minute, is over; None: time changes nothing."""
 
 
 class Refusal(NamedTuple):
     """It may not."""
 
     standing: Standing
-    """Of the limit that is in the way longest."""
+    """Of the limit that is in the way longest; one that only requests under way have filled counts least."""
     retry_after_s: float | None
-    """Seconds until time alone makes room; None: it never does, since the request is more than the whole limit."""
+    """Seconds until time alone makes room in that limit; None: it never does. Then either the request is more than
+    the whole limit (or was settled or cancelled before), or the limit is of concurrency and `under_way` is true."""
     under_way: bool
-    """Whether only requests under way are in the way, which may end at any moment."""
+    """Whether only requests under way are in the way, of any limit: they may end at any moment."""
     standings: Sequence[Standing]
     """Of every limit."""
 
 
 class Unknown(NamedTuple):
-    """Some counts are not known yet: `seed` them, and ask again."""
+    """Some counts are not known yet: `seed` them, and ask again. Never of concurrency."""
 
     counters: Collection[Counter]
 
@@ -85,22 +86,28 @@ class Store(Protocol):
     """Counts. Amounts are of requests or weighted tokens, whole numbers; times are Unix seconds."""
 
     async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
-        """Reserve what the request `id` may cost of all `limits`, or nothing of any. Asked again for an id that has a
-        grant, gives that again; refuses an id that was settled or cancelled. Raises Uncountable."""
+        """Reserve what the request `id` may cost of all `limits`, or nothing of any. Raises Uncountable.
+
+        No two `limits` have one counter; each is judged by the amount that it has here. A limit of 0 refuses whatever
+        the cost. Asked again for an id that has a grant, gives that again; refuses an id that was settled or cancelled,
+        even before it came. With no limits there is a grant of all and nothing is held.
+        """
 
     def settle(self, id: UUID, spent: Spent) -> None:
-        """Count what it has cost, in the windows in which it was reserved, and release the rest. Of an id that was
-        settled or never reserved: nothing. Never waits, never raises."""
+        """Count what it has cost, all of it even if it is more than was granted, in the windows in which it was
+        reserved, and release the rest. Of an id that was settled or never reserved: nothing. Never waits, never
+        raises."""
 
     def cancel(self, id: UUID) -> None:
-        """It never reached a node: release all, count nothing."""
+        """It never reached a node: release all, count nothing. Never waits, never raises."""
 
     def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
         """What was used by requests that this store has never heard of, for counters that `reserve` did not know:
-        amounts with the second in which each falls. What was settled since `reserve` asked is counted beside."""
+        amounts with the second in which each falls, in any order. A counter that was used for nothing is named too, or
+        it stays unknown. One that is known by now, since somebody else seeded it, stays as it is."""
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """How they stand; counters that are not known are left out. Raises Uncountable."""
 
     def reset(self, counters: Collection[Counter]) -> None:
-        """Forget what was used; what is reserved stays."""
+        """Forget what was used; what is reserved stays. A counter that was not known is empty then, and known."""

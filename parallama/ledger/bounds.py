@@ -1,0 +1,155 @@
+"""What a request can cost at most, and the request as a node must get it so that it costs no more. Pure.
+
+Both are read from the outbounds, once aliases are resolved: `bound` before a reservation, `bounded` with what it has
+granted. They go by what Ollama makes of a native body; who may spend how much is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from parallama.gateway.api import Outbound, Use
+from parallama.ledger.prompts import (
+    IMAGE_TOKENS,
+    MESSAGE_TOKENS,
+    PROMPT,
+    Model,
+    capped,
+    context_of,
+    prompt_of,
+    readable,
+    whole,
+)
+from parallama.ledger.store import Cost
+from parallama.limits import Limit, Meter
+
+DEFAULT_OUTPUT = 4096
+"""Tokens that one answer may have under a limit that does not say."""
+UNBOUNDED = 1 << 40
+"""Tokens of a request that nothing can hold: more than any limit has, so that whoever has one cannot send it."""
+
+_COUNT_OUTPUT = (Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS)
+_WITHOUT_TOKENS = (Use.LIST, Use.SHOW, Use.MANAGE)
+
+
+def most_output(limits: Iterable[Limit]) -> int | None:
+    """Tokens that one answer may have under `limits`; None: none of them counts output, so nothing is to be imposed."""
+    counting = [limit.max_output_tokens for limit in limits if limit.scope.meter in _COUNT_OUTPUT]
+    return min((DEFAULT_OUTPUT if most is None else most for most in counting), default=None)
+
+
+def bound(
+    outbounds: Sequence[Outbound],
+    use: Use,
+    model: Model,
+    *,
+    most: int | None = None,
+    image_tokens: int = IMAGE_TOKENS,
+    weight: float = 1.0,
+) -> Cost:
+    """What all of `outbounds` together can cost, all of them of `model`.
+
+    `most` is what `most_output` says; with None no limit asks for the output, which is then DEFAULT_OUTPUT at most
+    though nothing holds the node to it. A request that needs no tokens costs none; one that could not be held to any
+    bound costs UNBOUNDED.
+    """
+    prompt = estimate = output = least = 0
+    for outbound in outbounds:
+        body = readable(outbound)
+        if body is None:
+            if _may_generate(outbound, use):
+                return _unbounded(weight)
+        elif body.get(PROMPT[outbound.path]):
+            context = context_of(body, model)
+            share = _share(outbound.path, body, model, context, most or DEFAULT_OUTPUT)
+            one, probable = prompt_of(outbound, body, model, context, image_tokens)
+            prompt, estimate = prompt + one, estimate + probable
+            if share.runs > 1:  # the second reads the same, and what was thought in the first
+                prompt += capped(one + share.output + MESSAGE_TOKENS, context)
+                estimate += probable
+            output += share.runs * share.output
+            least += share.runs
+    return Cost(prompt=prompt, prompt_estimate=estimate, output=output, least_output=least, weight=weight)
+
+
+def _unbounded(weight: float) -> Cost:
+    tokens = UNBOUNDED
+    return Cost(prompt=tokens, prompt_estimate=tokens, output=tokens, least_output=tokens, weight=weight)
+
+
+def _may_generate(outbound: Outbound, use: Use) -> bool:
+    """Whether a node may spend tokens on a request that is not understood here."""
+    if outbound.path in PROMPT:
+        return True
+    plain = use in _WITHOUT_TOKENS or outbound.method in ("GET", "HEAD")
+    return not plain and not outbound.path.startswith("/api/experimental/")
+
+
+def bounded(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequence[Outbound]:
+    """`outbounds` with `options.num_predict` such that their answers have at most `output` tokens together.
+
+    `output` is granted of the Cost of the same outbounds: at least its `least_output`, at most its `output`. It is
+    split as evenly as what each asks for allows. An outbound whose client asked for no more than its share stays the
+    very same, bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
+    """
+    shares = {number: share for number, outbound in enumerate(outbounds) if (share := _share_of(outbound, model)).runs}
+    left, runs = output, sum(share.runs for share in shares.values())
+    if left < runs:
+        raise ValueError(f"{output} tokens are too few for {runs} answers")
+    sent = list(outbounds)
+    for number, share in sorted(shares.items(), key=lambda item: item[1].output):
+        tokens = min(share.output, left // runs)
+        left, runs = left - tokens * share.runs, runs - share.runs
+        if share.asked is None or share.asked > tokens:
+            sent[number] = _with_bound(sent[number], tokens)
+    return sent if any(new is not old for new, old in zip(sent, outbounds, strict=True)) else outbounds
+
+
+def _with_bound(outbound: Outbound, tokens: int) -> Outbound:
+    body = outbound.body or {}
+    options = {**(body.get("options") or {}), "num_predict": tokens}
+    return replace(outbound, body={**body, "options": options}, raw=None)
+
+
+class _Share(NamedTuple):
+    """Of one outbound in the output."""
+
+    runs: int
+    """Answers that the node generates for it, each within `num_predict`; 0: it has no output."""
+    output: int
+    """Tokens that one run may have at most."""
+    asked: int | None
+    """Tokens to which the client itself holds a run; None: it does not."""
+
+
+_NO_OUTPUT = _Share(0, 0, None)
+
+
+def _share_of(outbound: Outbound, model: Model) -> _Share:
+    body = readable(outbound)
+    if body is None or not body.get(PROMPT[outbound.path]):
+        return _NO_OUTPUT
+    return _share(outbound.path, body, model, context_of(body, model), UNBOUNDED)
+
+
+def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None, most: int) -> _Share:
+    """`most`: tokens that one run may have whatever the client and the model say."""
+    if path not in ("/api/chat", "/api/generate"):
+        return _NO_OUTPUT
+    given = (body.get("options") or {}).get("num_predict")
+    # 0 is no bound to Ollama, and more than ten contexts are ten, as are negative numbers
+    longest = UNBOUNDED if context is None else 10 * context
+    asked = min(number, longest) if (number := whole(given)) and number > 0 else None
+    own = model.own_output if given is None else asked
+    return _Share(_runs(path, body, model), min(own or longest, longest, most), asked)
+
+
+def _runs(path: str, body: Mapping[str, Any], model: Model) -> int:
+    """2 where Ollama lets the model think freely and then asks anew with the format (server/routes.go, ChatHandler).
+
+    It does so for any format that is there, null and "" too. A model that is not told whether to think does, and some
+    do although they are told not to.
+    """
+    return 2 if "format" in body and path == "/api/chat" and model.may("thinking") else 1

@@ -1,0 +1,174 @@
+"""One count in memory: what was used and what is reserved of one counter, and until when that matters.
+
+Amounts lie in buckets, each of which time ends as a whole: a calendar window is one bucket, the last minute has one
+for every second, concurrency has one that never ends. A charge stays in its bucket, so what is settled after the
+bucket has ended touches nothing. Times are Unix seconds; nothing here waits or looks at a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import tzinfo
+from math import ceil, floor, inf
+from typing import Protocol
+
+from parallama.ledger.store import Standing
+from parallama.ledger.windows import Window, window
+from parallama.limits import Limit, Meter, Period
+
+_MINUTE_S = 61
+"""A bucket ends when its last moment is 60 seconds ago."""
+_PARTS = {
+    Meter.REQUESTS: (1, 0, 0),
+    Meter.CONCURRENCY: (1, 0, 0),
+    Meter.PROMPT_TOKENS: (0, 1, 0),
+    Meter.OUTPUT_TOKENS: (0, 0, 1),
+    Meter.TOTAL_TOKENS: (0, 1, 1),
+}
+"""How often a meter counts the request, its prompt's tokens and its output's tokens."""
+
+
+class Clock(Protocol):
+    """When buckets end."""
+
+    def end(self, now: float) -> float:
+        """Of what is charged now."""
+
+    def end_of(self, second: float, now: float) -> float:
+        """Of what was charged then."""
+
+
+class _Minute:
+    def end(self, now: float) -> float:
+        return floor(now) + _MINUTE_S
+
+    def end_of(self, second: float, now: float) -> float:
+        return floor(min(second, now)) + _MINUTE_S
+
+
+class _Calendar:
+    """Remembers the current window. It never goes back to an earlier one, whose counts are forgotten."""
+
+    def __init__(self, period: Period, zone: tzinfo) -> None:
+        self._period = period
+        self._zone = zone
+        self._window = Window(0, 0)
+
+    def end(self, now: float) -> float:
+        if now >= self._window.end:
+            self._window = window(self._period, now, self._zone)
+        return self._window.end
+
+    def end_of(self, second: float, now: float) -> float:
+        end = self.end(now)
+        return end if second >= self._window.start else -inf
+
+
+class _Never:
+    def end(self, now: float) -> float:
+        return inf
+
+    def end_of(self, second: float, now: float) -> float:
+        return -inf
+
+
+def clocks(zone: tzinfo) -> Mapping[Period, Clock]:
+    """One for each period, to be shared by all counts."""
+    calendar = {period: _Calendar(period, zone) for period in (Period.HOUR, Period.DAY, Period.MONTH)}
+    return {Period.MINUTE: _Minute(), Period.NOW: _Never(), **calendar}
+
+
+@dataclass(slots=True, eq=False)
+class Bucket:
+    """What ends together."""
+
+    ends_at: float
+    used: int = 0
+    reserved: int = 0
+    ended: bool = False
+
+
+class Count:
+    """The sums of all buckets that have not ended, as of the last `look`."""
+
+    __slots__ = ("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "asked", "reserved", "used")
+
+    def __init__(self, meter: Meter, clock: Clock) -> None:
+        self._meter = meter
+        self._request, self._prompt, self._output = _PARTS[meter]
+        self._clock = clock
+        self._buckets: deque[Bucket] = deque()
+        self.used = 0
+        self.reserved = 0
+        self.asked = True
+        """Whether somebody wanted of it lately; the owner's to set."""
+
+    def cost(self, prompt: int, output: int, weight: float) -> int:
+        """What so many tokens are here, rounded up."""
+        return self._request + ceil((self._prompt * prompt + self._output * output) * weight)
+
+    def look(self, now: float) -> None:
+        """End what time has ended."""
+        buckets = self._buckets
+        while buckets and buckets[0].ends_at <= now:
+            self._end(buckets.popleft())
+        if buckets and buckets[-1].ends_at > (latest := self._clock.end(now)):
+            for bucket in buckets:  # the clock was set back: what seems to come is as old as what comes now
+                bucket.ends_at = min(bucket.ends_at, latest)
+
+    def reserve(self, amount: int, now: float) -> Bucket:
+        """Charge what is under way. Returns where, for `settle`."""
+        bucket = self._bucket(self._clock.end(now))
+        bucket.reserved += amount
+        self.reserved += amount
+        return bucket
+
+    def settle(self, bucket: Bucket, reserved: int, used: int) -> None:
+        """Charge `used` in place of what was reserved."""
+        if bucket.ended:
+            return
+        bucket.reserved -= reserved
+        self.reserved -= reserved
+        if self._meter is not Meter.CONCURRENCY:
+            bucket.used += used
+            self.used += used
+
+    def fill(self, amounts: Iterable[tuple[float, int]], now: float) -> None:
+        """Charge what was used at some seconds, to an empty count."""
+        for second, amount in sorted(amounts):
+            ends_at = self._clock.end_of(second, now)
+            if ends_at > now:
+                self._bucket(ends_at).used += amount
+                self.used += amount
+
+    def forget(self) -> None:
+        """Make what was used nothing."""
+        self.used = 0
+        for bucket in self._buckets:
+            bucket.used = 0
+
+    def wait_s(self, amount: int, now: float) -> float:
+        """Seconds until time has taken so much away; inf: never."""
+        for bucket in self._buckets:
+            amount -= bucket.used + bucket.reserved
+            if amount <= 0:
+                return bucket.ends_at - now
+        return inf
+
+    def standing(self, limit: Limit, now: float) -> Standing:
+        """How a limit of this counter stands."""
+        ends_at = self._buckets[-1].ends_at if self._buckets else self._clock.end(now)
+        return Standing(limit, self.used, self.reserved, None if ends_at == inf else ends_at)
+
+    def _bucket(self, ends_at: float) -> Bucket:
+        buckets = self._buckets
+        if not buckets or buckets[-1].ends_at != ends_at:
+            buckets.append(Bucket(ends_at))
+        return buckets[-1]
+
+    def _end(self, bucket: Bucket) -> None:
+        bucket.ended = True
+        self.used -= bucket.used
+        self.reserved -= bucket.reserved

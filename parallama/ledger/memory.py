@@ -1,0 +1,227 @@
+"""The store of counts of a gateway that is alone: all in this process's memory, so that nothing ever waits.
+
+Whatever happens between two awaits of the caller is one step, which is what makes a reservation all or nothing. What
+was used before this process began is seeded by whoever asks first.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from math import inf
+from typing import NamedTuple
+from uuid import UUID
+
+from parallama.ledger.counts import Bucket, Count, clocks
+from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
+from parallama.limits import Counter, Limit, Period
+
+_MARKS = 20_000
+"""Ids that are remembered after their end, the latest ones."""
+_SWEEP_S = 3600.0
+
+
+class _Charge(NamedTuple):
+    """One limit's part of a reservation."""
+
+    to: Count
+    bucket: Bucket
+    amount: int
+    strict: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A reservation."""
+
+    grant: Grant
+    weight: float
+    charges: Sequence[_Charge]
+
+
+class MemoryStore:
+    """Implements Store.
+
+    A counter is forgotten when it holds nothing and nobody asked for an hour or two; then it is Unknown once more.
+    A clock that was set back ends no calendar window again, and delays the end of what the last minute holds by a
+    minute at most.
+    """
+
+    def __init__(self, zone: tzinfo, now: Callable[[], float] = time.time) -> None:
+        """`zone` is that of the calendar; `now` tells Unix seconds."""
+        self.overrun = 0
+        """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
+        self._now = now
+        self._clocks = clocks(zone)
+        self._counts: dict[Counter, Count] = {}
+        self._held: dict[UUID, _Held] = {}
+        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._sweep_at = -inf
+
+    @property
+    def held(self) -> int:
+        """Requests with a reservation."""
+        return len(self._held)
+
+    @property
+    def reserved(self) -> int:
+        """The sum of what is reserved of all counters, whatever they count; 0 when nothing is held."""
+        return sum(count.reserved for count in self._counts.values())
+
+    @property
+    def known(self) -> int:
+        """Counters in memory."""
+        return len(self._counts)
+
+    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+        """As Store says. Never waits, never raises."""
+        if (held := self._held.get(id)) is not None:
+            return held.grant
+        if not limits:
+            return Grant(cost.output, ())
+        now = self._now()
+        if now >= self._sweep_at:
+            self._sweep(now)
+        try:
+            counts = [self._counts[limit.counter] for limit in limits]
+        except KeyError:
+            if unknown := self._unknown(limits):
+                return Unknown(unknown)
+            counts = [self._counts[limit.counter] for limit in limits]
+        for count in counts:
+            count.asked = True
+            count.look(now)
+        return self._decide(id, list(zip(limits, counts, strict=True)), cost, now)
+
+    def settle(self, id: UUID, spent: Spent) -> None:
+        """As Store says."""
+        if (held := self._end(id)) is None:
+            return
+        overrun = 0
+        for count, bucket, amount, strict in held.charges:
+            used = count.cost(spent.prompt, spent.output, held.weight)
+            count.settle(bucket, amount, used)
+            if strict and used - amount > overrun:
+                overrun = used - amount
+        self.overrun += overrun
+
+    def cancel(self, id: UUID) -> None:
+        """As Store says."""
+        if (held := self._end(id)) is not None:
+            for count, bucket, amount, _ in held.charges:
+                count.settle(bucket, amount, 0)
+
+    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+        """As Store says."""
+        now = self._now()
+        for counter, amounts in used.items():
+            if counter not in self._counts:
+                self._add(counter).fill(amounts, now)
+
+    async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
+        """As Store says. Never waits, never raises."""
+        now = self._now()
+        unknown = self._unknown(limits)
+        counts = [(limit, self._counts[limit.counter]) for limit in limits if limit.counter not in unknown]
+        for _, count in counts:
+            count.look(now)
+        return [count.standing(limit, now) for limit, count in counts]
+
+    def reset(self, counters: Collection[Counter]) -> None:
+        """As Store says."""
+        for counter in counters:
+            (self._counts.get(counter) or self._add(counter)).forget()
+
+    def _decide(self, id: UUID, asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Grant | Refusal:
+        if id in self._ended:
+            standings = [count.standing(limit, now) for limit, count in asked]
+            return Refusal(standings[0], None, False, standings)
+        output = min([_most_output(limit, count, cost) for limit, count in asked])
+        if output < _least_output(cost):
+            return _refusal(asked, cost, now)
+        charges = [_charge(limit, count, cost, output, now) for limit, count in asked]
+        grant = Grant(output, [count.standing(limit, now) for limit, count in asked])
+        self._held[id] = _Held(grant, cost.weight, charges)
+        return grant
+
+    def _end(self, id: UUID) -> _Held | None:
+        """Take its reservation, if it has one, and see that it gets no other."""
+        self._ended[id] = None
+        if len(self._ended) > _MARKS:
+            self._ended.popitem(last=False)
+        return self._held.pop(id, None)
+
+    def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
+        """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""
+        missing = [limit.counter for limit in limits if limit.counter not in self._counts]
+        for counter in missing:
+            if counter.scope.period is Period.NOW:
+                self._add(counter)
+        return [counter for counter in missing if counter not in self._counts]
+
+    def _add(self, counter: Counter) -> Count:
+        scope = counter.scope
+        count = self._counts[counter] = Count(scope.meter, self._clocks[scope.period])
+        return count
+
+    def _sweep(self, now: float) -> None:
+        """Forget counters that hold nothing and that nobody asked for since the last sweep."""
+        self._sweep_at = now + _SWEEP_S
+        idle = []
+        for counter, count in self._counts.items():
+            count.look(now)
+            if not (count.asked or count.used or count.reserved):
+                idle.append(counter)
+            count.asked = False
+        for counter in idle:
+            del self._counts[counter]
+
+
+def _least_output(cost: Cost) -> int:
+    return min(cost.least_output, cost.output)
+
+
+def _prompt(limit: Limit, cost: Cost) -> int:
+    return cost.prompt if limit.strict else cost.prompt_estimate
+
+
+def _most_output(limit: Limit, count: Count, cost: Cost) -> int:
+    """For how much output a limit has room, of what is asked for; less than `_least_output`: not even for that."""
+    if not limit.amount:
+        return -1
+    room = max(0, limit.amount - count.used - count.reserved)
+    prompt = _prompt(limit, cost)
+    if count.cost(prompt, cost.output, cost.weight) <= room:
+        return cost.output
+    least = _least_output(cost)
+    outputs = range(least, cost.output)
+    return least - 1 + bisect_right(outputs, room, key=lambda output: count.cost(prompt, output, cost.weight))
+
+
+def _charge(limit: Limit, count: Count, cost: Cost, output: int, now: float) -> _Charge:
+    amount = count.cost(_prompt(limit, cost), output, cost.weight)
+    return _Charge(count, count.reserve(amount, now), amount, limit.strict)
+
+
+def _refusal(asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Refusal:
+    """By the limit that is longest in the way, requests under way counting least."""
+    standings = [count.standing(limit, now) for limit, count in asked]
+    obstacles = [_obstacle(limit, count, cost, now) for limit, count in asked]
+    worst = max(range(len(asked)), key=obstacles.__getitem__)
+    used_up, wait_s = obstacles[worst]
+    return Refusal(standings[worst], None if wait_s == inf else wait_s, not used_up, standings)
+
+
+def _obstacle(limit: Limit, count: Count, cost: Cost, now: float) -> tuple[bool, float]:
+    """Whether what was used is in the way, and for how many seconds something is; inf: time does not change it."""
+    need = count.cost(_prompt(limit, cost), _least_output(cost), cost.weight)
+    if not limit.amount or need > limit.amount:
+        return True, inf
+    lacking = count.used + count.reserved + need - limit.amount
+    if not need or lacking <= 0:
+        return False, 0.0
+    return count.used + need > limit.amount, count.wait_s(lacking, now)
