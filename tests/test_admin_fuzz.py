@@ -26,7 +26,9 @@ from parallama.gateway.families import Families
 from parallama.gateway.plugins import Plugins
 from parallama.identity.api_keys import ApiKeys
 from parallama.identity.assignments import Assignments
+from parallama.identity.limits import Limits
 from parallama.identity.roles import Roles
+from parallama.identity.terms import Subject
 from parallama.identity.users import Users
 
 __all__ = ["api"]
@@ -51,8 +53,10 @@ SELECT EXISTS (SELECT FROM roles WHERE name = 'spare') AS role,
        (SELECT s.id FROM sessions s JOIN users u ON u.id = s.user_id
         WHERE u.username = 'victim' AND s.revoked_at IS NULL LIMIT 1) AS sessions,
        (SELECT a.id FROM assignments a JOIN users u ON u.id = a.user_id
-        WHERE u.username = 'victim' AND NOT a.main AND a.ended_at IS NULL LIMIT 1) AS roles
+        WHERE u.username = 'victim' AND NOT a.main AND a.ended_at IS NULL LIMIT 1) AS roles,
+       (SELECT l.id FROM limits l JOIN users u ON u.id = l.user_id WHERE u.username = 'victim' LIMIT 1) AS limits
 """
+VICTIM = Subject(user="victim")
 SESSION = """
 INSERT INTO sessions (user_id, created_at, last_used_at, expires_at)
 SELECT id, now(), now(), now() + interval '1 day' FROM users WHERE username = 'victim' RETURNING id
@@ -80,6 +84,7 @@ class World:
         found["keys"] = found["keys"] or (await ApiKeys(database).create("victim"))[1].id
         found["own"] = found["own"] or (await ApiKeys(database).create("root", description="spare"))[1].id
         found["roles"] = found["roles"] or (await Assignments(database).assign("victim", "spare")).id
+        found["limits"] = found["limits"] or (await Limits(database).create(VICTIM, "requests", "day", amount=9)).id
         return {name: str(value) for name, value in found.items()}
 
     def aimed(self, path: str) -> dict[str, str]:

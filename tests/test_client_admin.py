@@ -19,12 +19,14 @@ from parallama.admin.api import PREFIX, Operation, Page, Shape, validated
 from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.keys import KeyChange
 from parallama.admin.keys import NewKeyOf as NewKeyShape
+from parallama.admin.limits import LimitChange
 from parallama.admin.roles import RoleChange
 from parallama.admin.table import operations
 from parallama.admin.users import UserChange
-from parallama.client import gateways, own
+from parallama.client import gateways, limits, own
 from parallama.client import operations as client_operations
 from parallama.client.admin import Admin, AsyncAdmin
+from parallama.client.limits import LimitChanges
 from parallama.client.operations import AccessChanges, KeyChanges, NewKeyOf, RoleChanges, UserChanges
 from parallama.client.session import Answered, Request, Steps
 from parallama.client.uses import Use
@@ -45,12 +47,14 @@ ONE_OF = {"expires_in_days"}
 
 SAMPLES: dict[str, Any] = {
     **dict.fromkeys(["name", "role", "gateway", "username", "description", "header_name", "parent"], ODD),
-    **dict.fromkeys(["actor", "action", "target", "password", "current", "new"], ODD),
-    **dict.fromkeys(["key_id", "session_id", "assignment_id"], ID),
+    **dict.fromkeys(["actor", "action", "target", "password", "current", "new", "user", "model"], ODD),
+    **dict.fromkeys(["key_id", "session_id", "assignment_id", "limit_id", "key"], ID),
     **dict.fromkeys(["expires_at", "since", "until"], WHEN),
     **dict.fromkeys(["admin", "active", "enabled", "ended", "cascade", "allow_unauthenticated"], True),
     **dict.fromkeys(["models", "gateways", "networks"], ("10.0.0.0/8",)),
     **dict.fromkeys(["permissions", "add_permissions", "remove_permissions"], ("view_metrics",)),
+    **{"meter": "requests", "period": "day", "amount": 3, "admission": "estimate", "outage": "open"},
+    **{"limits": [{"meter": "requests", "period": "day", "amount": None}], "max_output_tokens": 9},
     "priority_ceiling": "low",
     "expires_in_days": 3,
     "grace_s": 60,
@@ -74,7 +78,7 @@ def table() -> dict[str, Operation]:
 TABLE = table()
 USES: dict[str, Callable[..., Use[Any]]] = {
     name: function
-    for module in (client_operations, gateways, own)
+    for module in (client_operations, gateways, limits, own)
     for name, function in vars(module).items()
     if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 }
@@ -222,6 +226,7 @@ def test_a_version_is_sent_as_the_server_gives_it(name: str) -> None:
         (KeyChanges, KeyChange),
         (RoleChanges, RoleChange),
         (AccessChanges, AccessChange),
+        (LimitChanges, LimitChange),
     ],
 )
 def test_none_can_be_given_exactly_where_the_server_takes_it(keywords: type, shape: type[Shape]) -> None:

@@ -10,6 +10,7 @@ from parallama.admin.assignments import assignment_operations
 from parallama.admin.audit import audit_operations
 from parallama.admin.auth import auth_operations
 from parallama.admin.keys import key_operations
+from parallama.admin.limits import limit_operations
 from parallama.admin.me import me_operations
 from parallama.admin.roles import role_operations
 from parallama.admin.sessions import session_operations
@@ -49,6 +50,7 @@ def administration(
         *session_operations(database, auth),
         *assignment_operations(database),
         *role_operations(database),
+        *limit_operations(database),
         *access_operations(database, auth, forwarded),
         *audit_operations(database),
     ]

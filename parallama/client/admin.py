@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from parallama.client import gateways, operations, own
+from parallama.client import gateways, limits, operations, own
 from parallama.client.uses import Use
 
 P = ParamSpec("P")
@@ -84,6 +84,16 @@ class Admin:
     update_role = _Waiting(operations.update_role)
     delete_role = _Waiting(operations.delete_role)
     list_permissions = _Waiting(operations.list_permissions)
+    list_limits = _Waiting(limits.list_limits)
+    create_limit = _Waiting(limits.create_limit)
+    set_limits = _Waiting(limits.set_limits)
+    reset_limits = _Waiting(limits.reset_limits)
+    limits_of_user = _Waiting(limits.limits_of_user)
+    limits_of_key = _Waiting(limits.limits_of_key)
+    limits_of_role = _Waiting(limits.limits_of_role)
+    get_limit = _Waiting(limits.get_limit)
+    update_limit = _Waiting(limits.update_limit)
+    delete_limit = _Waiting(limits.delete_limit)
     get_access = _Waiting(operations.get_access)
     update_access = _Waiting(operations.update_access)
     list_audit = _Waiting(operations.list_audit)
@@ -138,6 +148,16 @@ class AsyncAdmin:
     update_role = _Awaited(operations.update_role)
     delete_role = _Awaited(operations.delete_role)
     list_permissions = _Awaited(operations.list_permissions)
+    list_limits = _Awaited(limits.list_limits)
+    create_limit = _Awaited(limits.create_limit)
+    set_limits = _Awaited(limits.set_limits)
+    reset_limits = _Awaited(limits.reset_limits)
+    limits_of_user = _Awaited(limits.limits_of_user)
+    limits_of_key = _Awaited(limits.limits_of_key)
+    limits_of_role = _Awaited(limits.limits_of_role)
+    get_limit = _Awaited(limits.get_limit)
+    update_limit = _Awaited(limits.update_limit)
+    delete_limit = _Awaited(limits.delete_limit)
     get_access = _Awaited(operations.get_access)
     update_access = _Awaited(operations.update_access)
     list_audit = _Awaited(operations.list_audit)
