@@ -18,7 +18,7 @@ from uuid import UUID
 
 from parallama.ledger.counts import Bucket, Count, clocks
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
-from parallama.limits import Counter, Limit, Period
+from parallama.limits import Counter, Limit, Period, Scope
 
 _MARKS = 20_000
 """Ids that are remembered after their end, the latest ones."""
@@ -57,7 +57,8 @@ class MemoryStore:
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
         self._now = now
         self._clocks = clocks(zone)
-        self._counts: dict[Counter, Count] = {}
+        self._counts: dict[tuple[UUID, Scope], Count] = {}
+        """By Counter, as plain tuples: making a Counter for every limit of a request takes as long as the counting."""
         self._held: dict[UUID, _Held] = {}
         self._ended: OrderedDict[UUID, None] = OrderedDict()
         self._sweep_at = -inf
@@ -87,15 +88,12 @@ class MemoryStore:
         if now >= self._sweep_at:
             self._sweep(now)
         try:
-            counts = [self._counts[limit.counter] for limit in limits]
+            asked = self._look(limits, now)
         except KeyError:
             if unknown := self._unknown(limits):
                 return Unknown(unknown)
-            counts = [self._counts[limit.counter] for limit in limits]
-        for count in counts:
-            count.asked = True
-            count.look(now)
-        return self._decide(id, list(zip(limits, counts, strict=True)), cost, now)
+            asked = self._look(limits, now)
+        return self._decide(id, asked, cost, now)
 
     def settle(self, id: UUID, spent: Spent) -> None:
         """As Store says."""
@@ -126,10 +124,8 @@ class MemoryStore:
         """As Store says. Never waits, never raises."""
         now = self._now()
         unknown = self._unknown(limits)
-        counts = [(limit, self._counts[limit.counter]) for limit in limits if limit.counter not in unknown]
-        for _, count in counts:
-            count.look(now)
-        return [count.standing(limit, now) for limit, count in counts]
+        known = [limit for limit in limits if limit.counter not in unknown]
+        return [count.standing(limit, now) for limit, count in self._look(known, now)]
 
     def reset(self, counters: Collection[Counter]) -> None:
         """As Store says."""
@@ -154,6 +150,14 @@ class MemoryStore:
         if len(self._ended) > _MARKS:
             self._ended.popitem(last=False)
         return self._held.pop(id, None)
+
+    def _look(self, limits: Sequence[Limit], now: float) -> Sequence[tuple[Limit, Count]]:
+        """The limits with their counts as they are now. Raises KeyError for one that is not known."""
+        asked = [(limit, self._counts[limit.subject, limit.scope]) for limit in limits]
+        for _, count in asked:
+            count.asked = True
+            count.look(now)
+        return asked
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
         """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""
