@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,11 @@ from parallama.cli.context import (
     object_json,
     without_asking,
 )
+from parallama.cli.limits import Settings, limit_options
 from parallama.cli.passwords import read_password
 
 if TYPE_CHECKING:
+    from parallama.client.admin import AsyncAdmin
     from parallama.client.operations import UserChanges
     from parallama.identity.users import UserRecord
 
@@ -36,11 +38,20 @@ def user() -> None:
 @click.option("--role", default="basic", show_default=True, help="One of `role list`.")
 @click.option("--admin", is_flag=True, help="May do everything, whatever the role.")
 @click.option("--password", "with_password", is_flag=True, help="Asked twice on a terminal, else a line of stdin.")
+@click.option("--gateway", metavar="G", help="What the limits are for, such as openai; without it, all together.")
+@limit_options
 @administration_options
-def create(ctx: Context, name: str, role: str, admin: bool, with_password: bool) -> None:
-    """Make a user. To call the gateways it needs a key (see `key generate`), or a password to log in with."""
-    password = read_password() if with_password else None
-    made = administer(ctx, lambda api: api.create_user(name, role=role, admin=admin, password=password))
+def create(
+    ctx: Context, name: str, role: str, admin: bool, with_password: bool, gateway: str | None, limits: Settings
+) -> None:
+    """Make a user. To call the gateways it needs a key (see `key generate`), or a password to log in with.
+
+    Limits are set as by `limits set`; where they cannot be, no user is made.
+    """
+    if gateway is not None and not limits:
+        raise click.UsageError("--gateway says what limits are for: name one, such as --token-limit-daily N")
+    new = {"role": role, "admin": admin, "password": read_password() if with_password else None}
+    made = administer(ctx, lambda api: _made(api, name, new, gateway or "*", limits))
     click.echo(f"created user {made.username} ({_standing(made)})")
 
 
@@ -102,6 +113,20 @@ def delete(ctx: Context, name: str, yes: bool) -> None:
     confirm(f"Delete user {name} with all keys?", yes)
     administer(ctx, lambda api: api.delete_user(name))
     click.echo(f"deleted user {name}")
+
+
+async def _made(api: AsyncAdmin, name: str, new: dict[str, Any], gateway: str, limits: Settings) -> UserRecord:
+    """The user, with the limits or not at all."""
+    from parallama.errors import ApiError
+
+    made = await api.create_user(name, **new)
+    if limits:
+        try:
+            await api.set_limits(limits, user=str(made.id), gateway=gateway)
+        except ApiError:
+            await api.delete_user(str(made.id))
+            raise
+    return made
 
 
 def _standing(record: UserRecord) -> str:
