@@ -100,6 +100,7 @@ def sample(key: tuple[str | int, ...], default: Any) -> str:
     special = {
         **{"level": "debug", "timezone": "Europe/Berlin", "forward_headers": "[x-one]", "gateways": "{a: {b: 1}}"},
         **{"trusted_proxies": "[10.0.0.0/8]", "cors_origins": "[https://a]", "min_password_length": "9"},
+        "weights": "{a: 2}",
         **dict.fromkeys(("jwt_secret", "jwt_previous_secret"), "-0123456789-abcdefghijklmnop-qrstuv"),
     }
     if key[:1] == ("redis",) and key[-1] == "url":

@@ -28,6 +28,7 @@ from parallama.config.values import (
     Text,
     TimeZone,
     WebOrigin,
+    Weights,
 )
 
 
@@ -203,6 +204,18 @@ class UsageSettings(Section):
     """Rows that may wait for the database; beyond it requests are answered 503."""
 
 
+class LimitsSettings(Section):
+    """What requests may cost where a limit counts it."""
+
+    max_output_tokens: Count = 4096
+    """Most tokens of one answer where they are counted, unless the limit says otherwise."""
+    image_tokens: Count = 4096
+    """Most tokens that one image of a request may have; what they have had counts in the end."""
+    weights: Weights = {}
+    """So many tokens count for one of the model, by pattern of its name, such as llama3*; the first that fits counts,
+    and 1 without one."""
+
+
 class LogsSettings(Section):
     """What is logged, and where."""
 
@@ -239,6 +252,8 @@ class Settings(Section):
     """What `GET /discovery` tells anybody who asks."""
     usage: UsageSettings = UsageSettings()
     """How usage rows reach the database."""
+    limits: LimitsSettings = LimitsSettings()
+    """What requests may cost where a limit counts it."""
     logs: LogsSettings = LogsSettings()
     """What is logged, and where."""
     timezone: TimeZone = "UTC"

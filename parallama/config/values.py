@@ -182,3 +182,6 @@ WebOrigin = Annotated[str, AfterValidator(_web_origin)]
 PostgresUrl = Annotated[SecretStr | None, _scheme("postgresql", "postgres"), _Optional]
 RedisUrl = Annotated[SecretStr | None, _scheme("redis", "rediss", "unix"), _Optional]
 Options = dict[str, dict[str, Any]]
+Weight = Annotated[float, Field(gt=0, le=1_000_000), BeforeValidator(_number)]
+Weights = dict[Text, Weight]
+"""By pattern of names of models."""
