@@ -47,6 +47,8 @@ OPTIONAL_BOOL = _kind("bool", {bool}, "bool", null_unsets=True)
 MAP = _kind("map[string]interface {}", {dict}, "object", null_unsets=True, merges=True)
 STRINGS = _kind("map[string]string", {dict}, "object", null_unsets=True, merges=True)
 ANY = _kind("", {str, int, float, bool, list, dict}, "string number bool array object", null_unsets=True)
+RAW = _kind("", {str, int, float, bool, list, dict, type(None)}, f"{' '.join(ANY.json)} null", null_unsets=False)
+"""Bytes that Go keeps for later (json.RawMessage): to whoever asks whether there are any, a null is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ class Reading:
     """A body as it was understood."""
 
     body: dict[str, Any]
-    """By the right names, no field null. A slow reading leaves values that nothing looks into as Fragments."""
+    """By the right names, no field null but a RAW one. A slow reading leaves values that nothing looks into as
+    Fragments."""
     raw: bytes | None
     """The client's bytes, when they say `body` to every reader; None: send the encoding of `body`."""
 
@@ -134,7 +137,7 @@ def _read_slowly(raw: bytes, struct: Struct) -> Reading:
 def _store(body: dict[str, Any], struct: Struct, field: str, value: bytes) -> None:
     kind = struct.fields[field]
     found = kind_of(value)
-    if found == "null":
+    if found == "null" and kind is not RAW:
         if kind.null_unsets:
             body.pop(field, None)
     elif found not in kind.json:
@@ -144,7 +147,7 @@ def _store(body: dict[str, Any], struct: Struct, field: str, value: bytes) -> No
     elif kind is INT and not _is_int64(value):
         raise _mismatch(f"number {value.decode()}", struct, field, kind.go)
     else:
-        body[field] = orjson.Fragment(value) if kind is ANY else orjson.loads(value)
+        body[field] = orjson.Fragment(value) if kind in (ANY, RAW) and found != "null" else orjson.loads(value)
 
 
 def _repeats(value: bytes, kind: Kind) -> bool:

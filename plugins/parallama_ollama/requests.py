@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from parallama.errors import ApiError, BadRequest, ModelUnknown
 from parallama.gateway.api import Inbound, Outbound
-from parallama_ollama.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, STRINGS, Reading, Struct, read
+from parallama_ollama.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, RAW, STRING, STRINGS, Reading, Struct, read
 
 _plain = re.compile("[A-Za-z0-9/:._~-]*").fullmatch
 """What stands in a path as it is."""
@@ -97,7 +97,7 @@ _GENERATION = {
     **_MODEL,
     **_RUN,
     "stream": OPTIONAL_BOOL,
-    "format": ANY,
+    "format": RAW,
     "think": ANY,
     "truncate": OPTIONAL_BOOL,
     "shift": OPTIONAL_BOOL,
