@@ -115,7 +115,9 @@ class Outbound:
 
     method: str
     path: str
-    """On the node, such as `/api/chat`."""
+    """On the node, such as `/api/chat`. Tokens are asked for at `/api/chat`, `/api/generate`, `/api/embed` and
+    `/api/embeddings` only: what else a route posts to talk or embed cannot be bounded, and is refused to whoever has a
+    limit of tokens."""
     model: str | None = None
     """The model as the client named it; None: the request names none. The core resolves it and may write another
     name into `body[model_key]`."""
@@ -124,7 +126,9 @@ class Outbound:
     model_key: str = "model"
     body: Mapping[str, Any] | None = None
     """What the node is to read, as JSON; None: no body, or the client's stream. The core fills in the parameters of an
-    alias, and reads there what the exchange can cost: `options.num_predict`, `options.num_ctx`."""
+    alias, reads there what the exchange can cost (`options.num_predict`, `options.num_ctx`, `format`, the prompt), and
+    sets `options.num_predict` where a limit allows less. So fields are spelt as Ollama spells them: a node takes
+    `Options` for `options` too, and a body that says both is refused to whoever has a limit of tokens."""
     unasked: Collection[str] = ()
     """Fields of `body` that the codec filled in for a client that said nothing; an alias's defaults go before them."""
     raw: bytes | None = None
@@ -206,9 +210,10 @@ class Codec(ABC):
         return self._usage
 
     def resolved(self, outbounds: Sequence[Outbound]) -> None:
-        """Take what the core made of `outbounds`: with targets of aliases, defaults and forced values. Called before
-        `begin`, only where something has changed, and perhaps again before another node is asked. A codec that passes
-        a node's bytes on writes the client's name of the model back in place of the target."""
+        """Take what the core made of `outbounds`: with targets of aliases, defaults, forced values, and the output that
+        limits leave. Called before `begin`, only where something has changed, and perhaps again before another node is
+        asked. A codec that passes a node's bytes on writes the client's name of the model back in place of the
+        target."""
         self.outbounds = outbounds
 
     def begin(self, head: Head) -> Head:

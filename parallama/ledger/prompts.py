@@ -27,6 +27,7 @@ _FIELDS = frozenset(
     ("model", "messages", "prompt", "suffix", "system", "template", "raw", "context", "images", "input")
 )
 _FIELDS |= {"tools", "format", "think", "options", "stream", "keep_alive", "truncate", "shift", "dimensions"}
+_MAP = (dict, type(None))
 _LOOKED_INTO = ("messages", "input", "images", "context")
 _MESSAGE = frozenset(("role", "content", "thinking", "tool_name", "tool_call_id"))
 """Fields of a message that a template writes as they are."""
@@ -83,10 +84,9 @@ def readable(outbound: Outbound) -> Mapping[str, Any] | None:
     passes on a client's fields as they are, and where messages are nested more deeply than is read here.
     """
     body = outbound.body
-    if body is None or outbound.path not in PROMPT or not isinstance(body.get("options"), dict | None):
+    if body is None or outbound.path not in PROMPT or not isinstance(body.get("options", {}), _MAP):
         return None
-    odd = body.keys() - _FIELDS
-    if odd and any(folded(key) in _FIELDS for key in odd):
+    if not body.keys() <= _FIELDS and any(folded(key) in _FIELDS for key in body.keys() - _FIELDS):
         return None
     fragments = [key for key in _LOOKED_INTO if type(body.get(key)) is orjson.Fragment]
     try:
@@ -157,6 +157,8 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
         return len(given) if isinstance(given, list) else 1, _media(body.get("images")), False
     messages = body["messages"] if isinstance(body["messages"], list) else []
     odd = [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
+    if not odd:
+        return len(messages), [], "tools" in body
     images = [value for message in odd for key, value in message.items() if folded(key) == "images"]
     rewritten = "tools" in body or not all(message.keys() <= _WITH_IMAGES for message in odd)
     return len(messages), [image for value in images for image in _media(value)], rewritten
