@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 from e2e.databases import fresh_database
-from running import PATIENT
+from running import PATIENT, eventually
 
 from parallama.db.pool import Database
 from parallama.errors import Conflict, Invalid, NotAllowed, NotFound, Outdated
@@ -203,6 +204,43 @@ async def test_a_reset_leaves_what_the_roles_give(limits: Limits, database: Data
     assert [(one.role, one.amount) for one in await limits.effective(of_bob)] == [(role, 7)]
     with pytest.raises(Invalid, match="gateway"):
         await limits.reset(of_bob, gateway="opnai")
+
+
+async def test_changes_at_once_are_made_one_after_the_other(limits: Limits, bob: str) -> None:
+    of_bob, periods = Subject(user=bob), ["minute", "hour", "day", "month"]
+
+    async def set_all(amount: int, order: list[str]) -> None:
+        await limits.set(of_bob, [Change("requests", period, {"amount": amount}) for period in order])
+
+    await asyncio.gather(*(set_all(n, periods if n % 2 else periods[::-1]) for n in range(8)))
+    assert len({one.amount for one in await limits.list(of_bob)}) == 1
+    tries = [limits.create(of_bob, "concurrency", "now", amount=n) for n in range(5)]
+    made = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(one) for one in made].count(Conflict) == 4
+
+
+@pytest.mark.parametrize("kind", ["user", "key", "role"])
+async def test_who_is_deleted_meanwhile_is_not_limited(limits: Limits, database: Database, kind: str) -> None:
+    role = await some_role(database)
+    bob = await some_user(database)
+    key = (await ApiKeys(database).create(bob))[1].id
+    subject = {"user": Subject(user=bob), "key": Subject(key=key), "role": Subject(role=role)}[kind]
+    delete, what = {
+        "user": ("DELETE FROM users WHERE username = $1", bob),
+        "key": ("DELETE FROM api_keys WHERE id = $1", key),
+        "role": ("DELETE FROM roles WHERE name = $1", role),
+    }[kind]
+    waits = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database())"
+    )
+    async with database.connection() as one, database.connection() as other:
+        async with one.transaction():
+            await one.execute(delete, what)
+            create = limits.create(subject, "requests", "day", amount=1)
+            attempt = asyncio.get_running_loop().create_task(create, name="a limit")
+            await eventually(lambda: other.fetchval(waits))
+        with pytest.raises(NotFound, match=f"the {kind} .* was deleted meanwhile"):
+            await attempt
 
 
 # who may

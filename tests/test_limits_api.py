@@ -90,8 +90,10 @@ async def test_several_are_set_at_once_or_none(api: Api) -> None:
         (7, "estimate", "open"),
     ]
     gone = {"meter": "requests", "period": "hour", "amount": None}
-    found = await api.done("PATCH", "limits", {"user": bob, "gateway": "ollama", "limits": [gone]})
-    assert [one["meter"] for one in found["limits"]] == ["total_tokens"]
+    kept = {"meter": "total_tokens", "period": "day", "amount": 8}
+    found = await api.done("PATCH", "limits", {"user": bob, "gateway": "ollama", "limits": [gone, kept]})
+    (left,) = found["limits"]
+    assert (left["amount"], left["admission"], left["outage"]) == (8, "estimate", "open")
 
 
 async def test_the_list_is_filtered_and_paged(api: Api) -> None:

@@ -78,10 +78,7 @@ class Limits:
         given = checked_terms(terms)
         async with self._change() as one:
             scope = await _scope(one, gateway, model, meter, period)
-            made = await _create(one, await self._held(one, subject), scope, given)
-            if made is None:
-                raise Conflict(f"{subject} has a limit of {told(scope)} already: change that one")
-            return await _limit(one, made)
+            return await _limit(one, await _create(one, await self._held(one, subject), scope, given))
 
     async def set(
         self, subject: Subject, changes: Iterable[Change], *, gateway: str = EVERY, model: str | None = None
@@ -219,15 +216,17 @@ async def _put(one: Connection, holder: _Holder, scope: Scope, terms: Mapping[st
         await one.execute(_SQL.delete_limit.sql, found)
     elif found is not None:
         await _update(one, await _limit(one, found), terms)
-    elif await _create(one, holder, scope, terms) is None:
-        raise Conflict(f"a limit of {told(scope)} was made meanwhile")
+    else:
+        await _create(one, holder, scope, terms)
 
 
-async def _create(one: Connection, holder: _Holder, scope: Scope, terms: Mapping[str, Any]) -> UUID | None:
+async def _create(one: Connection, holder: _Holder, scope: Scope, terms: Mapping[str, Any]) -> UUID:
     if terms.get("amount") is None:
         raise Invalid(f"there is no limit of {told(scope)} yet: give its amount", param="amount")
     whole = {**DEFAULTS, **terms}
     made: UUID | None = await one.fetchval(_SQL.create_limit.sql, *holder, *scope, *(whole[name] for name in TERMS))
+    if made is None:
+        raise Conflict(f"there is a limit of {told(scope)} already: change that one")
     return made
 
 

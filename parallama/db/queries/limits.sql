@@ -24,16 +24,16 @@ ORDER BY gateway COLLATE "C", COALESCE(model, '') COLLATE "C", meter COLLATE "C"
 SELECT id FROM limits WHERE id = $1 FOR UPDATE;
 
 -- name: hold_user(id)
--- Keeps a user from being deleted while a limit is made for it.
-SELECT id FROM users WHERE id = $1 FOR KEY SHARE;
+-- One change of the limits of a user at a time: none waits for another in a circle, and the user is not deleted meanwhile.
+SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: hold_key(id)
 -- The same of a key.
-SELECT id FROM api_keys WHERE id = $1 FOR KEY SHARE;
+SELECT id FROM api_keys WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: hold_role(id)
 -- The same of a role.
-SELECT id FROM roles WHERE id = $1 FOR KEY SHARE;
+SELECT id FROM roles WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: owner(key_id)
 -- Whose key it is.
