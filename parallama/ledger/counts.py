@@ -45,7 +45,7 @@ class _Minute:
         return floor(now) + _MINUTE_S
 
     def end_of(self, second: float, now: float) -> float:
-        return floor(min(second, now)) + _MINUTE_S
+        return floor(second) + _MINUTE_S
 
 
 class _Calendar:
@@ -115,7 +115,7 @@ class Count:
         while buckets and buckets[0].ends_at <= now:
             self._end(buckets.popleft())
         if buckets and buckets[-1].ends_at > (latest := self._clock.end(now)):
-            for bucket in buckets:  # the clock was set back: what seems to come is as old as what comes now
+            for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
 
     def reserve(self, amount: int, now: float) -> Bucket:
@@ -136,12 +136,10 @@ class Count:
             self.used += used
 
     def fill(self, amounts: Iterable[tuple[float, int]], now: float) -> None:
-        """Charge what was used at some seconds, to an empty count."""
+        """Charge what was used at some seconds, to an empty count. The next look ends what is too old."""
         for second, amount in sorted(amounts):
-            ends_at = self._clock.end_of(second, now)
-            if ends_at > now:
-                self._bucket(ends_at).used += amount
-                self.used += amount
+            self._bucket(self._clock.end_of(second, now)).used += amount
+            self.used += amount
 
     def forget(self) -> None:
         """Make what was used nothing."""

@@ -222,9 +222,9 @@ def _refusal(asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Re
 
 def _obstacle(limit: Limit, count: Count, cost: Cost, now: float) -> tuple[bool, float]:
     """Whether what was used is in the way, and for how many seconds something is; inf: time does not change it."""
-    need = count.cost(_prompt(limit, cost), _least_output(cost), cost.weight)
-    if not limit.amount or need > limit.amount:
+    if not limit.amount:
         return True, inf
+    need = count.cost(_prompt(limit, cost), _least_output(cost), cost.weight)
     lacking = count.used + count.reserved + need - limit.amount
     if not need or lacking <= 0:
         return False, 0.0

@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     def sum(self, rule: Limit, *, most: bool = False) -> int:
-        """What counts now of a limit; of the last minute what must count, or what at `most` may."""
+        """What must count now of a limit, or what at `most` may: seconds are counted as wholes."""
         return sum(entry.amount for entry in self.entries[rule.counter] if self.counts(rule, entry, most))
 
     def counts(self, rule: Limit, entry: Entry, most: bool) -> bool:
@@ -137,7 +137,9 @@ class StoreMachine(RuleBasedStateMachine):
             return entry.open
         if period is Period.MINUTE:
             return self.clock.now < floor(entry.wall) + 61 if most else self.real < entry.real + 60
-        return same_window(period, entry.latest, self.latest)
+        # a count that nobody looked at before the clock was set back may still be in its old window
+        moments = (self.latest, self.clock.now) if most else (self.latest,)
+        return any(same_window(period, entry.latest, moment) for moment in moments)
 
     def lacks_room(self, rule: Limit, need: int) -> bool:
         return not rule.amount or (need > 0 and self.sum(rule, most=True) + need > rule.amount)
@@ -157,6 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
             if counter.scope.period is not Period.NOW:
                 wall = self.clock.now - ago / 4
                 self.entries[counter].append(Entry(-ago / 4, wall, wall, amount, open=False))
+        self.look()
 
     @rule(quarters=_QUARTERS)
     def time_passes(self, quarters: int) -> None:
@@ -275,10 +278,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.sum(standing.limit) <= counted <= self.sum(standing.limit, most=True)
 
     def teardown(self) -> None:
-        for request in self.known:
-            self.cancel(request)
-        self.quiet()
-        self.runner.close()
+        with self.runner:
+            for request in self.known:
+                self.cancel(request)
+            self.quiet()
 
     def quiet(self) -> None:
         """All requests have ended."""

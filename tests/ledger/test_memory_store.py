@@ -59,6 +59,10 @@ async def test_tokens_beyond_a_strict_limit_are_counted_for_the_operator(rig: Ri
     assert store.overrun == 0
     await rig.used([strict, limit(1000, Meter.TOTAL_TOKENS, Period.DAY)], tokens(90, 20), Spent(80, 25))
     assert store.overrun == 5
+    await rig.used(strict, tokens(0, 1), Spent(0, 3))
+    assert store.overrun == 7
+    await rig.used(strict)
+    assert store.overrun == 7
 
 
 async def test_counters_without_any_use_are_forgotten(rig: Rig, store: MemoryStore) -> None:
