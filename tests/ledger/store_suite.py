@@ -180,6 +180,11 @@ class StoreSuite(WindowSuite):
         assert refusal.retry_after_s == at("2030-06-01") - rig.clock.now
         assert [standing.limit for standing in refusal.standings] == limits
 
+    async def test_a_limit_of_which_nothing_is_needed_is_not_in_the_way(self, rig: Rig) -> None:
+        outputs, rule = limit(10, Meter.OUTPUT_TOKENS, Period.MONTH), limit(1)
+        await rig.used([outputs, rule], tokens(0, 10), Spent(0, 13))
+        assert (await rig.refused([outputs, rule], tokens(5, 0))).standing.limit == rule
+
     async def test_a_refusal_says_whether_only_requests_under_way_are_in_the_way(self, rig: Rig) -> None:
         rule, day = limit(2), limit(9, period=Period.DAY)
         id, _ = await rig.granted([rule, day])
