@@ -34,10 +34,10 @@ _COUNT_OUTPUT = (Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS)
 _WITHOUT_TOKENS = (Use.LIST, Use.SHOW, Use.MANAGE)
 
 
-def most_output(limits: Iterable[Limit]) -> int | None:
+def most_output(limits: Iterable[Limit], default: int = DEFAULT_OUTPUT) -> int | None:
     """Tokens that one answer may have under `limits`; None: none of them counts output, so nothing is to be imposed."""
     counting = [limit.max_output_tokens for limit in limits if limit.scope.meter in _COUNT_OUTPUT]
-    return min((DEFAULT_OUTPUT if most is None else most for most in counting), default=None)
+    return min((default if most is None else most for most in counting), default=None)
 
 
 def bound(

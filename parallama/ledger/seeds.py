@@ -1,0 +1,73 @@
+"""What was used before a store began to count: summed from PostgreSQL, for counts that the store does not know.
+
+Hours, days and months come from the sums by the hour, the last minute from single rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from zoneinfo import ZoneInfo
+
+from parallama.db import query
+from parallama.db.pool import Database, Row
+from parallama.gateway.names import matches
+from parallama.ledger.windows import window
+from parallama.limits import EVERY, Counter, Meter, Period
+
+Used = Mapping[Counter, Sequence[tuple[float, int]]]
+"""By counter, Unix seconds and what was used in each."""
+
+_SQL = query.load("seeds")
+_MINUTE = timedelta(seconds=61)
+
+
+class Seeds:
+    """Sums of what was used."""
+
+    def __init__(self, database: Database, zone: str, weights: Mapping[str, float]) -> None:
+        """`weights`: by pattern of a model's name, so many tokens count for one."""
+        self._database, self._zone, self._weights = database, ZoneInfo(zone), weights
+
+    async def of(self, counters: Collection[Counter]) -> Used:
+        """What was used of each counter in its window of now. Raises Unavailable."""
+        now = datetime.now(UTC)
+        subjects = list({counter.subject for counter in counters})
+        rows = await self._database.fetch(_SQL.hours, subjects, self._begin(counters, now))
+        recent = await self._database.fetch(_SQL.minute, subjects, now - _MINUTE)
+        return {one: self._sum(one, recent if one.scope.period is Period.MINUTE else rows) for one in counters}
+
+    def _begin(self, counters: Collection[Counter], now: datetime) -> datetime:
+        periods = {counter.scope.period for counter in counters} - {Period.MINUTE, Period.NOW}
+        starts = [window(period, now.timestamp(), self._zone).start for period in periods]
+        return datetime.fromtimestamp(min(starts, default=now.timestamp()), UTC)
+
+    def _sum(self, counter: Counter, rows: Sequence[Row]) -> Sequence[tuple[float, int]]:
+        return [
+            (row["at"].timestamp(), amount)
+            for row in rows
+            if _concerns(counter, row) and (amount := self._amount(counter.scope.meter, row))
+        ]
+
+    def _amount(self, meter: Meter, row: Row) -> int:
+        if meter is Meter.REQUESTS:
+            return int(row["requests"])
+        tokens: dict[Meter, int] = {
+            Meter.PROMPT_TOKENS: row["prompt_tokens"],
+            Meter.OUTPUT_TOKENS: row["output_tokens"],
+            Meter.TOTAL_TOKENS: row["prompt_tokens"] + row["output_tokens"],
+        }
+        return ceil(tokens.get(meter, 0) * weight_of(self._weights, row["model"]))
+
+
+def weight_of(weights: Mapping[str, float], model: str) -> float:
+    """Tokens that count for one of the model: of the first pattern that fits its name; 1 without one."""
+    return next((weight for pattern, weight in weights.items() if matches((pattern,), model)), 1.0)
+
+
+def _concerns(counter: Counter, row: Row) -> bool:
+    gateway, model, _meter, _period = counter.scope
+    if counter.subject not in (row["user_id"], row["key_id"]):
+        return False
+    return gateway in (EVERY, row["gateway"]) and (model is None or matches((model,), row["model"]))

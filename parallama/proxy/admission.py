@@ -1,0 +1,133 @@
+"""Whether a request fits into what its caller may use: reserved before a node is asked, settled when all is known.
+
+Who has no limits pays nothing for any of this.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from math import ceil
+from uuid import UUID
+
+from parallama.config.settings import LimitsSettings
+from parallama.errors import Unavailable
+from parallama.exchange import Caller, Exchange
+from parallama.gateway.api import Codec, Use
+from parallama.gateway.names import matches
+from parallama.ledger.bounds import bound, bounded, most_output
+from parallama.ledger.prompts import Model
+from parallama.ledger.seeds import Used, weight_of
+from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Store, Uncountable, Unknown
+from parallama.limits import EVERY, Counter, Limit, Meter
+from parallama.nodes.catalog import Catalog
+from parallama.quotas import Quota, over_limit
+
+_COSTLY = (Use.CHAT, Use.GENERATE, Use.EMBED)
+
+_log = logging.getLogger("parallama.usage")
+
+
+class Admission:
+    """Of one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        seeds: Callable[[Collection[Counter]], Awaitable[Used]],
+        catalog: Catalog,
+        settings: LimitsSettings,
+    ) -> None:
+        """`seeds` tells what was used of counters that the store does not know; raises Unavailable."""
+        self._store, self._seeds, self._catalog, self._settings = store, seeds, catalog, settings
+
+    async def admit(self, exchange: Exchange, caller: Caller, use: Use, codec: Codec) -> None:
+        """Reserve what the exchange may cost, and hold the node to it. Raises OverLimit, naming the limit that is in
+        the way, and Unavailable when nobody can count now."""
+        if not caller.limits or use not in _COSTLY or not codec.outbounds:
+            return
+        name = _name(codec)
+        limits = [limit for limit in caller.limits if _concerns(limit, exchange.gateway, name)]
+        if not limits:
+            return
+        model, most = self._model(name), most_output(limits, self._settings.max_output_tokens)
+        weight = weight_of(self._settings.weights, name or "")
+        images = self._settings.image_tokens
+        cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
+        grant = await self._grant(exchange.id, limits, cost)
+        exchange.quotas = [_quota(one) for one in grant.standings]
+        if most is not None and cost.output:
+            sent = bounded(codec.outbounds, model, grant.output)
+            if sent is not codec.outbounds:
+                codec.resolved(sent)
+
+    def settle(self, exchange: Exchange) -> None:
+        """The exchange has ended: count what it has cost. Of one that was never reserved: nothing."""
+        if exchange.node is None:
+            self._store.cancel(exchange.id)
+        else:
+            usage = exchange.usage
+            self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
+
+    async def _grant(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant:
+        try:
+            outcome = await self._store.reserve(id, limits, cost)
+            while isinstance(outcome, Unknown):
+                self._store.seed(await self._seeds(outcome.counters))
+                outcome = await self._store.reserve(id, limits, cost)
+        except (Uncountable, Unavailable):
+            counted = [limit for limit in limits if not limit.open]
+            if counted:
+                raise Unavailable("limits cannot be counted now") from None
+            _log.warning("limits are not counted now", extra={"fields": {"request_id": str(id)}})
+            return Grant(cost.output, ())
+        if isinstance(outcome, Refusal):
+            raise _refused(outcome, cost)
+        return outcome
+
+    def _model(self, name: str | None) -> Model:
+        if name is None:
+            return Model()
+        capabilities, longest = self._catalog.capabilities(name), self._catalog.longest_context(name)
+        return Model(longest_context=longest, capabilities=capabilities)
+
+
+def _name(codec: Codec) -> str | None:
+    outbound = codec.outbounds[0]
+    return outbound.target or outbound.model
+
+
+def _concerns(limit: Limit, gateway: str, model: str | None) -> bool:
+    scope = limit.scope
+    if scope.gateway not in (EVERY, gateway):
+        return False
+    return scope.model is None or (model is not None and matches((scope.model,), model))
+
+
+def _quota(standing: Standing) -> Quota:
+    return Quota.of(standing.limit, standing.used + standing.reserved, standing.reset_at)
+
+
+def _refused(refusal: Refusal, cost: Cost) -> Exception:
+    standing = refusal.standing
+    return over_limit(
+        standing.limit,
+        used=standing.used,
+        reserved=standing.reserved,
+        asked=_asked(standing.limit, cost),
+        wait_s=refusal.retry_after_s,
+        under_way=refusal.under_way,
+        now=time.time(),
+    )
+
+
+def _asked(limit: Limit, cost: Cost) -> int:
+    """At least how much of the limit the request needs."""
+    prompt = cost.prompt if limit.strict else cost.prompt_estimate
+    tokens = {
+        Meter.PROMPT_TOKENS: prompt,
+        Meter.OUTPUT_TOKENS: cost.least_output,
+        Meter.TOTAL_TOKENS: prompt + cost.least_output,
+    }
+    return ceil(tokens[limit.scope.meter] * cost.weight) if limit.scope.meter in tokens else 1
