@@ -28,6 +28,9 @@ No message holds a key, a token, a prompt or an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from parallama.limits import Limit
 
 BUSY_RETRY_S = 2
 """Seconds after which to try again what cannot be done now."""
@@ -171,11 +174,30 @@ class Invalid(ApiError):
 
 
 class OverLimit(ApiError):
-    """Too many, or too much; `retry_after_s` seconds later there is room again."""
+    """Too many, or too much; `retry_after_s` seconds later there may be room again."""
 
     status = 429
     code = "over_limit"
     retry_after_s = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int | None = None,
+        lasting: bool = False,
+        limit: Limit | None = None,
+        used: int = 0,
+        until: datetime | None = None,
+    ) -> None:
+        """`lasting`: there will be no room within `retry_after_s`, so that a client had better not wait; sent as
+        `x-should-retry: false`. `limit`: the one in the way; None: it is none that somebody set. `used`: how much of it
+        is. `until`: when time makes room; None: that depends on requests under way, or never comes when `lasting`."""
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.lasting = lasting
+        self.limit = limit
+        self.used = used
+        self.until = until
 
 
 class UpstreamFailed(ApiError):

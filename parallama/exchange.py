@@ -17,6 +17,7 @@ from uuid import UUID
 
 from parallama.limits import Limit
 from parallama.networks import Networks
+from parallama.quotas import Quota
 
 
 class Outcome(StrEnum):
@@ -187,6 +188,8 @@ class Exchange:
     end_user: str | None = None
     ignored: Sequence[str] = ()
     """Parameters of the request that changed nothing."""
+    quotas: Sequence[Quota] = ()
+    """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
 
     @property
     def first_byte_s(self) -> float | None:

@@ -14,6 +14,10 @@ from typing import Any, ClassVar, Protocol
 
 from parallama.errors import ApiError
 from parallama.exchange import Usage
+from parallama.gateway.heads import Head as Head
+from parallama.gateway.heads import Reply as Reply
+from parallama.gateway.heads import ReplyFacts as ReplyFacts
+from parallama.quotas import neutral_headers
 
 API = 1
 """The generation of this API; rises when a gateway written against an older one would break."""
@@ -139,38 +143,6 @@ class Outbound:
     """The request makes the node call ollama.com or another host; refused unless `models.allow_cloud`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of an answer: the node's, or the one for the client."""
-
-    status: int
-    headers: Sequence[tuple[str, str]] = ()
-    reason: str | None = None
-    """None: the standard phrase of the status."""
-
-    def header(self, name: str) -> str:
-        """The first value of `name`, which must be lower-case; empty when there is none."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer, such as an error."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyFacts:
-    """What the head of an answer may tell of the exchange."""
-
-    request_id: str
-    node: str | None
-    model: str | None
-
-
 class Codec(ABC):
     """Translates one exchange. For each outbound in turn the relay calls begin, feed for every chunk, and finish; once
     something has gone wrong, fail. A begin that follows no finish means that another node has been asked the same."""
@@ -290,8 +262,13 @@ class Gateway(ABC):
 
     @abstractmethod
     def render_error(self, error: ApiError) -> Reply:
-        """`error` as this dialect's clients expect it. The core adds Retry-After, Allow and the ids."""
+        """`error` as this dialect's clients expect it. The core adds Retry-After, x-should-retry, Allow and the ids."""
 
     def headers(self, facts: ReplyFacts) -> Mapping[str, str]:
         """Further headers of every answer, in this dialect's names."""
         return {}
+
+    def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
+        """Headers that tell `facts.quotas`, in this dialect's names; asked for answers and errors where there are some.
+        As it is, `RateLimit-Policy` and `RateLimit`, which are in no dialect's way."""
+        return neutral_headers(facts.quotas, facts.at)

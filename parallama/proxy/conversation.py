@@ -18,13 +18,13 @@ from aiohttp import web
 from parallama.arrival import ARRIVAL
 from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
-from parallama.gateway.api import Codec, Gateway, Head, Outbound, ReplyFacts
+from parallama.gateway.api import Codec, Gateway, Head, Outbound
 from parallama.metrics import Metrics
 from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
-from parallama.proxy.headers import for_node, sound
+from parallama.proxy.headers import adds, for_node, sound
 from parallama.proxy.heartbeats import Heartbeats, Waiting
 from parallama.proxy.keys import EXCHANGE
 
@@ -134,9 +134,8 @@ class Conversation:
     def _extra(self, node_head: Head) -> dict[str, str]:
         exchange = self._exchange
         extra: dict[str, str] = {}
-        if type(self._gateway).headers is not Gateway.headers:
-            facts = ReplyFacts(request_id=self._request[ARRIVAL].text, node=exchange.node, model=exchange.model)
-            extra = sound(self._gateway, facts)
+        if adds(self._gateway, exchange):
+            extra = sound(self._gateway, self._request[ARRIVAL].text, exchange)
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:

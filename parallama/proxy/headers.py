@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from parallama.exchange import Exchange
 from parallama.gateway.api import Gateway, ReplyFacts
 
 _error = logging.getLogger("parallama.error")
@@ -61,13 +63,23 @@ def client_request_id(headers: Mapping[str, str]) -> str | None:
     return given if given and len(given) <= 128 and given.isascii() and given.isprintable() else None
 
 
-def sound(gateway: Gateway, facts: ReplyFacts) -> dict[str, str]:
+def adds(gateway: Gateway, exchange: Exchange) -> bool:
+    """Whether the gateway may have headers for the answer."""
+    return bool(exchange.quotas) or type(gateway).headers is not Gateway.headers
+
+
+def sound(gateway: Gateway, request_id: str, exchange: Exchange) -> dict[str, str]:
     """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
+    facts = ReplyFacts(
+        request_id=request_id, node=exchange.node, model=exchange.model, quotas=exchange.quotas, at=time.time()
+    )
     try:
         headers = dict(gateway.headers(facts))
+        if facts.quotas:
+            headers |= gateway.rate_limits(facts)
         if all(_NAME(name) and _VALUE(value) for name, value in headers.items()):
             return headers
         raise ValueError("headers() must give names and values as RFC 9110 section 5 has them")
     except Exception:  # noqa: BLE001 - a stranger's code may raise anything, and every answer comes by here
-        _error.exception("bug", extra={"fields": {"request_id": facts.request_id, "gateway": gateway.name}})
+        _error.exception("bug", extra={"fields": {"request_id": request_id, "gateway": gateway.name}})
         return {}

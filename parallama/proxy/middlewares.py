@@ -16,9 +16,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from parallama.arrival import ARRIVAL, Arrival, client_of
-from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
+from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, OverLimit, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
-from parallama.gateway.api import Reply, ReplyFacts
+from parallama.gateway.api import Reply
 from parallama.gateway.families import Mounted
 from parallama.identity.callers import Callers
 from parallama.networks import Networks
@@ -117,10 +117,9 @@ def answer_errors(mounted: Mounted) -> Middleware:
         exchange.outcome = Outcome.REFUSED if error.status < 500 else Outcome.FAILED
         gateway = mounted.serving.gateway
         reply = gateway.render_error(error)
-        facts = ReplyFacts(request_id=request[ARRIVAL].text, node=exchange.node, model=exchange.model)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
-        headers = {**reply.headers, **sound(gateway, facts), **_headers(error)}
+        headers = {**reply.headers, **sound(gateway, request[ARRIVAL].text, exchange), **_headers(error)}
         return web.Response(status=reply.status, headers=headers, body=reply.body)
 
     return answer_errors
@@ -179,6 +178,8 @@ def _headers(error: ApiError) -> dict[str, str]:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, OverLimit) and error.lasting:
+        headers["x-should-retry"] = "false"
     if isinstance(error, NotAllowedMethod):
         headers["Allow"] = ", ".join(error.allowed)
     return headers

@@ -14,6 +14,7 @@ from parallama_anthropic.answers import open_messages
 from parallama_anthropic.counting import open_count
 from parallama_anthropic.errors import error_reply
 from parallama_anthropic.models import open_model, open_models
+from parallama_anthropic.rate_limits import rate_limits
 
 
 def _messages(path: str) -> list[Route]:
@@ -46,6 +47,10 @@ class _Family(Gateway):
     def headers(self, facts: ReplyFacts) -> Mapping[str, str]:
         """`request-id`, which the SDK shows with errors."""
         return {"request-id": facts.request_id}
+
+    def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
+        """`anthropic-ratelimit-...`."""
+        return rate_limits(facts)
 
 
 class Anthropic(_Family):

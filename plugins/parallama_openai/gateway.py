@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
@@ -10,12 +10,13 @@ from typing import Annotated
 from pydantic import Field
 
 from parallama.errors import ApiError
-from parallama.gateway.api import Body, Codec, Gateway, Inbound, Reply, Route, Use
+from parallama.gateway.api import Body, Codec, Gateway, Inbound, Reply, ReplyFacts, Route, Use
 from parallama_openai.chat import open_chat
 from parallama_openai.completions import open_completion
 from parallama_openai.embeddings import open_embedding
 from parallama_openai.errors import error_reply
 from parallama_openai.models import open_model, open_models
+from parallama_openai.rate_limits import rate_limits
 from parallama_openai.responses import open_response, wanted_documents
 
 
@@ -48,6 +49,10 @@ class OpenAI(Gateway):
     def render_error(self, error: ApiError) -> Reply:
         """`{"error": {message, type, param, code}}`, always; the table in `parallama_openai.errors` has the types."""
         return error_reply(error)
+
+    def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
+        """`x-ratelimit-...`."""
+        return rate_limits(facts)
 
 
 def _get(path: str, open: Callable[[Inbound], Codec]) -> Route:

@@ -1,0 +1,167 @@
+"""What is left of limits, and the refusal when it is not enough: between the counts and what dialects tell. Pure.
+
+Headers of a dialect have room for a few limits, so those with the least left are told; the neutral header fields that
+fit every dialect are made here. Nothing here counts, and who asks brings the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from math import ceil, inf
+from typing import NamedTuple, Self
+
+from parallama.errors import BUSY_RETRY_S, OverLimit
+from parallama.limits import EVERY, Limit, Meter, Period
+
+TOKENS = (Meter.TOTAL_TOKENS, Meter.PROMPT_TOKENS, Meter.OUTPUT_TOKENS)
+"""The meters that count tokens."""
+
+LONGEST_WAIT_S = 120
+"""The longest Retry-After: OpenAI's SDK does not wait longer, Anthropic's sleeps however long it is told to."""
+
+_MOST = 999_999_999_999_999
+"""The greatest integer of a structured field (RFC 9651 section 3.3.1)."""
+
+_THINGS = {
+    Meter.REQUESTS: "request",
+    Meter.PROMPT_TOKENS: "prompt token",
+    Meter.OUTPUT_TOKENS: "output token",
+    Meter.TOTAL_TOKENS: "total token",
+    Meter.CONCURRENCY: "request",
+}
+_TIMES = {
+    Period.MINUTE: "a minute",
+    Period.HOUR: "an hour",
+    Period.DAY: "a day",
+    Period.MONTH: "a month",
+    Period.NOW: "at the same time",
+}
+_WINDOWS_S = {Period.MINUTE: 60, Period.HOUR: 3600, Period.DAY: 86_400}
+"""A month has no one length."""
+_UNITS = {Meter.REQUESTS: "requests", Meter.CONCURRENCY: "concurrent-requests"}
+
+
+class Quota(NamedTuple):
+    """What is left of one limit of the caller."""
+
+    meter: Meter
+    period: Period
+    limit: int
+    remaining: int
+    """What nobody has used or reserved; never negative."""
+    reset_at: float | None
+    """Unix seconds when the count begins anew; None: time changes nothing."""
+
+    @classmethod
+    def of(cls, limit: Limit, taken: int, reset_at: float | None) -> Self:
+        """`taken`: what is used and reserved, which may be more than the limit."""
+        return cls(limit.scope.meter, limit.scope.period, limit.amount, max(limit.amount - taken, 0), reset_at)
+
+    def reset_s(self, now: float) -> int | None:
+        """Whole seconds from `now` until the count begins anew, never too few; None: time changes nothing."""
+        return None if self.reset_at is None else max(ceil(self.reset_at - now), 0)
+
+
+def tightest(quotas: Iterable[Quota], *meters: Meter) -> Quota | None:
+    """Of those that count one of `meters` the one with the least left; of equal ones the one that is so longest."""
+    return min((quota for quota in quotas if quota.meter in meters), key=_left, default=None)
+
+
+def _left(quota: Quota) -> tuple[int, float]:
+    return quota.remaining, -(inf if quota.reset_at is None else quota.reset_at)
+
+
+def neutral_headers(quotas: Iterable[Quota], now: float) -> Mapping[str, str]:
+    """`RateLimit-Policy` and `RateLimit`, the tightest limit first; of one meter and period only the tightest.
+
+    draft-ietf-httpapi-ratelimit-headers-10. It has no unit for tokens, and what names none counts requests: `tokens`
+    is ours.
+    """
+    told: dict[str, Quota] = {}
+    for quota in sorted(quotas, key=_left):
+        told.setdefault(_policy(quota), quota)
+    return {
+        "RateLimit-Policy": ", ".join(f'"{name}"{_allowed(quota)}' for name, quota in told.items()),
+        "RateLimit": ", ".join(f'"{name}"{_standing(quota, now)}' for name, quota in told.items()),
+    }
+
+
+def _policy(quota: Quota) -> str:
+    name = quota.meter if quota.period is Period.NOW else f"{quota.meter}-{quota.period}"
+    return name.replace("_", "-")
+
+
+def _allowed(quota: Quota) -> str:
+    window = f";w={_WINDOWS_S[quota.period]}" if quota.period in _WINDOWS_S else ""
+    return f';q={min(quota.limit, _MOST)};qu="{_UNITS.get(quota.meter, "tokens")}"{window}'
+
+
+def _standing(quota: Quota, now: float) -> str:
+    reset_s = quota.reset_s(now)
+    return f";r={min(quota.remaining, _MOST)}" + ("" if reset_s is None else f";t={reset_s}")
+
+
+def over_limit(
+    limit: Limit, *, used: int, reserved: int, asked: int, wait_s: float | None, under_way: bool, now: float
+) -> OverLimit:
+    """The refusal of a request that `limit` has no room for.
+
+    `asked`: at least how much of the limit's meter it needs; `wait_s`: until time alone makes room, None: it never
+    does; `under_way`: whether only requests under way are in the way, which may end at any moment; `now`: Unix seconds.
+    """
+    never = not limit.amount or (wait_s is None and not under_way)
+    soon = under_way and not never
+    wait = inf if never or wait_s is None else wait_s
+    retry_after_s = _retry_after_s(limit, wait, soon=soon)
+    until = None if soon or never else _moment(now + wait)
+    return OverLimit(
+        _message(limit, used, reserved, asked) + _again(until, retry_after_s if soon else None),
+        retry_after_s=retry_after_s,
+        lasting=not soon and wait > LONGEST_WAIT_S,
+        limit=limit,
+        used=used,
+        until=until,
+    )
+
+
+def _retry_after_s(limit: Limit, wait_s: float, *, soon: bool) -> int:
+    if limit.scope.meter is Meter.CONCURRENCY and soon:
+        return 1
+    return max(ceil(min(wait_s, BUSY_RETRY_S if soon else LONGEST_WAIT_S)), 1)
+
+
+def _moment(second: float) -> datetime:
+    """In whole seconds, never before it."""
+    return datetime.fromtimestamp(ceil(second), UTC)
+
+
+def rfc3339(moment: datetime | float) -> str:
+    """Such as `2026-11-22T00:00:00Z`; of Unix seconds the next whole one."""
+    at = moment if isinstance(moment, datetime) else _moment(moment)
+    return at.isoformat()[:19] + "Z"
+
+
+def _message(limit: Limit, used: int, reserved: int, asked: int) -> str:
+    if not limit.amount:
+        return f"{described(limit)} allows nothing"
+    if asked > limit.amount:
+        return f"{described(limit)} is less than the {asked} that the request asks for"
+    if limit.scope.meter is Meter.CONCURRENCY:
+        return f"{described(limit)} is reached"
+    state = "used up" if used + asked > limit.amount else "taken for now"
+    held = f", {reserved} held by requests under way" if reserved else ""
+    return f"{described(limit)} is {state}: {used} used{held}, {asked} asked for"
+
+
+def described(limit: Limit) -> str:
+    """For people, such as `the limit of 1000 total tokens a day for llama3:* through openai`."""
+    gateway, model, meter, period = limit.scope
+    things = f"{limit.amount} {_THINGS[meter]}{'' if limit.amount == 1 else 's'} {_TIMES[period]}"
+    return f"the limit of {things}{f' for {model}' if model else ''}{'' if gateway == EVERY else f' through {gateway}'}"
+
+
+def _again(until: datetime | None, retry_after_s: int | None) -> str:
+    if until is not None:
+        return f"; more at {rfc3339(until)}"
+    return "" if retry_after_s is None else f"; try again in {retry_after_s} s"
