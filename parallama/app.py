@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from secrets import token_urlsafe
 
 from aiohttp import web
@@ -38,7 +39,8 @@ from parallama.identity.passwords import Passwords
 from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
-from parallama.ledger.recorder import Recorder
+from parallama.ledger.journal import Journal
+from parallama.ledger.shipper import Shipper
 from parallama.metrics import Metrics
 from parallama.networks import networks
 from parallama.nodes.pool import Pool
@@ -59,7 +61,7 @@ from parallama.traffic import Traffic
 
 READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
-RECORDER = web.AppKey("recorder", Recorder)
+SHIPPER = web.AppKey("shipper", Shipper)
 BOOKS = web.AppKey("books", Books)
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
@@ -67,9 +69,10 @@ CONTROL = web.AppKey("control", web.Application)
 _log = logging.getLogger("parallama.gateway")
 
 
-def build_app(settings: Settings, database_url: str) -> web.Application:
+def build_app(settings: Settings, database_url: str, state_directory: Path) -> web.Application:
     """The gateway on a database whose schema is current. Without `auth.jwt_secret` its access tokens end with it.
     Raises ConfigError for options that no gateway takes."""
+    ids = IdGenerator()
     metrics = Metrics()
     traffic = Traffic()
     database = Database(database_url, settings.database)
@@ -90,22 +93,23 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     listener = Listener(database_url, on_change, on_reset)
     tokens = _access_tokens(settings.auth)
     callers = Callers(database, settings.auth, listener, tokens)
-    recorder = Recorder(database, settings.usage)
+    journal = Journal(state_directory / "journal", ids().hex, settings.usage)
+    shipper = Shipper(database, journal, settings.usage, settings.timezone)
     pool = Pool(settings.nodes, metrics)
-    books = Books(recorder, metrics, traffic, pool.catalog.name_of)
+    books = Books(journal, metrics, traffic, pool.catalog.name_of, strict=settings.usage.strict)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
-    relay = Relay(pool, stalls, heartbeats, settings, metrics)
+    relay = Relay(pool, books, stalls, heartbeats, settings, metrics)
 
-    app = web.Application(middlewares=[answer_edges(IdGenerator(), networks(settings.server.trusted_proxies))])
-    app[READINESS] = readiness = state.Readiness(listener)
+    app = web.Application(middlewares=[answer_edges(ids, networks(settings.server.trusted_proxies))])
+    app[READINESS] = readiness = state.Readiness(listener, journal)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
-    app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
+    app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
     seeded = _seeded(database, families)
-    for part in (database.running, seeded, listener.running, following.running, callers.running, recorder.running):
+    for part in (database.running, seeded, listener.running, following.running, callers.running):
         app.cleanup_ctx.append(_entered(part))
-    for part in (books.running, pool.running, stalls.running, heartbeats.running):
+    for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
         app.cleanup_ctx.append(_entered(part))
 
     for family in families:
@@ -114,7 +118,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
     _add_api(app, settings, database, tokens, callers, gateways)
     status = state.status(families, pool, traffic, settle)
-    scrape = state.metrics(metrics, recorder, database, listener, settle)
+    scrape = state.metrics(metrics, journal, shipper, database, listener, settle)
     found = discovery(families, plugins, settings.discovery.cache_s) if settings.discovery.enabled else None
     _add_state(app, state.root(families), status, scrape, found, callers)
     app[CONTROL] = control_app(

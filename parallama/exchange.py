@@ -112,6 +112,14 @@ class Usage:
     """True: the node's own counts. False: counted from chunks, an estimate."""
 
 
+def checked(usage: Usage) -> Usage:
+    """What a codec has counted, if it can be so. Raises ValueError."""
+    for count in (usage.prompt_tokens, usage.output_tokens):
+        if count is not None and not (type(count) is int and 0 <= count < 2**63):
+            raise ValueError("a count of tokens must be a whole number from 0, or None")
+    return usage
+
+
 class UsageRecord(NamedTuple):
     """One row of the table `usage`; the fields are its columns, in order."""
 
@@ -175,6 +183,8 @@ class Exchange:
     end_user: str | None = None
     ignored: Sequence[str] = ()
     """Parameters of the request that changed nothing."""
+    closed: bool = False
+    """Whether its row is written: nothing changes it any more."""
 
     @property
     def first_byte_s(self) -> float | None:

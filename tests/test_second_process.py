@@ -10,6 +10,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -82,11 +83,11 @@ class Load:
 
 
 @asynccontextmanager
-async def serving(database_url: str) -> AsyncIterator[str]:
+async def serving(database_url: str, state: Path) -> AsyncIterator[str]:
     settings = Settings.model_validate(
         {"nodes": [{"name": "none", "url": "http://127.0.0.1:1"}], "auth": {"jwt_secret": SECRET}}
     )
-    runner = make_runner(build_app(settings, database_url), settings)
+    runner = make_runner(build_app(settings, database_url, state), settings)
     try:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -97,12 +98,13 @@ async def serving(database_url: str) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(postgres: str) -> AsyncIterator[Pair]:
+async def pair(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    state = tmp_path_factory.mktemp("state")
     async with (
         fresh_database(postgres) as url,
         Database(url, PATIENT).running() as database,
-        serving(url) as first,
-        serving(url) as second,
+        serving(url, state / "first") as first,
+        serving(url, state / "second") as second,
         aiohttp.ClientSession() as http,
     ):
         yield Pair((first, second), database, http)

@@ -49,6 +49,12 @@ def plain(value: Any) -> Any:
     return UUID(int=value.int) if isinstance(value, UUID) else value
 
 
+def staging(table: str) -> str:
+    """The statement that makes the temporary table `incoming_<table>`, once a connection: one a batch would bloat the
+    catalogue."""
+    return f"CREATE TEMPORARY TABLE IF NOT EXISTS incoming_{table} (LIKE {table}) ON COMMIT DELETE ROWS"
+
+
 class Database:
     """A pool on one PostgreSQL. Usable inside `running()`; reconnects by itself after the database restarts."""
 
@@ -136,20 +142,19 @@ class Database:
         except GONE as error:
             raise Unavailable("the database does not answer") from error
 
-    async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """COPY rows into `table`, all or none; a row whose key is there already is left out.
+    async def copy(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], query: Query, *args: Any
+    ) -> None:
+        """COPY rows into the temporary table `incoming_<table>`, which is like `table`, and run `query` on it; all or
+        nothing of it is done.
 
         Raises BadRows, and Unavailable as `connection` does.
         """
-        names, stage = ", ".join(columns), f"incoming_{table}"
-        # kept as long as the connection: one a batch would bloat the catalogue
-        create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (LIKE {table}) ON COMMIT DELETE ROWS"
-        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ON CONFLICT DO NOTHING"  # noqa: S608
         try:
             async with self.connection() as one, one.transaction():
-                await one.execute(create)
-                await one.copy_records_to_table(stage, records=rows, columns=columns)
-                await one.execute(insert)
+                await one.execute(staging(table))
+                await one.copy_records_to_table(f"incoming_{table}", records=rows, columns=columns)
+                await one.execute(query.sql, *args)
         except _UNSTORABLE as error:
             raise BadRows(f"{table} cannot take a row") from error
 

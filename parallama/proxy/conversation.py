@@ -10,6 +10,7 @@ import logging
 import re
 import string
 from collections.abc import AsyncIterable, Awaitable, Mapping
+from typing import Protocol
 from urllib.parse import quote
 
 import orjson
@@ -38,6 +39,19 @@ SIMULATED = "x-parallama-simulated"
 _CONTEXT, _CONTEXT_FULL = "x-parallama-context", "x-parallama-context-full"
 
 
+class Ledger(Protocol):
+    """Where one exchange is written down."""
+
+    def dispatch(self) -> None:
+        """It asks its node for its model."""
+
+    def close(self, coming: int) -> None:
+        """It has ended, but for the last so many bytes of its answer."""
+
+    async def secure(self) -> None:
+        """Until what is written down is safe, where that is asked for. Raises Unavailable."""
+
+
 class Conversation:
     """One exchange with the nodes of `pool`; `hold` it once."""
 
@@ -55,11 +69,11 @@ class Conversation:
         self._stream, self._forward = stream, forward
         self._exchange = request[EXCHANGE]
 
-    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics) -> None:
+    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, ledger: Ledger) -> None:
         """Raises ApiError only while the answer can still become an error."""
         exchange, answer = self._exchange, self._answer
         try:
-            await self._converse(pool, heartbeats)
+            await self._converse(pool, heartbeats, ledger)
         except ApiError as error:
             if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
                 metrics.node_errors.labels(exchange.node, error.code).inc()
@@ -67,7 +81,7 @@ class Conversation:
                 pool.changed()
             if not answer.committed:
                 raise
-            await self._fail(error)
+            await self._fail(error, ledger)
         except (Exception, SystemExit):
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
@@ -75,7 +89,7 @@ class Conversation:
         finally:
             answer.close()
 
-    async def _converse(self, pool: Pool, heartbeats: Heartbeats) -> None:
+    async def _converse(self, pool: Pool, heartbeats: Heartbeats, ledger: Ledger) -> None:
         """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         head = codec.reply
@@ -86,6 +100,7 @@ class Conversation:
                 for outbound in codec.outbounds:
                     await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
+                    ledger.dispatch()
                     head = await self._ask(lease, outbound, heartbeats)
                     last = codec.finish()
         else:
@@ -94,6 +109,8 @@ class Conversation:
         _conclude(exchange, codec, head)
         if codec.context_full is not None:
             answer.put(_context(codec))
+        ledger.close(answer.held + len(last))
+        await ledger.secure()
         await answer.write(last)
         await answer.end()
 
@@ -147,7 +164,7 @@ class Conversation:
             extra["Retry-After"] = str(BUSY_RETRY_S)
         return extra
 
-    async def _fail(self, error: ApiError) -> None:
+    async def _fail(self, error: ApiError, ledger: Ledger) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         last = codec.fail(error) if answer.streams else b""
@@ -158,6 +175,7 @@ class Conversation:
             if not last:
                 answer.abort()
                 return
+        ledger.close(len(last))
         await answer.write(last)
         await answer.end()
 

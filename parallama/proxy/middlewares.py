@@ -84,6 +84,8 @@ def account(family: str, books: Books, stopping: Callable[[], bool]) -> Middlewa
 
 def _cut(exchange: Exchange, *, stopping: bool) -> None:
     """The exchange ended from outside: its client left, or this process stops."""
+    if exchange.closed:
+        return
     if exchange.streamed and exchange.usage.final:
         # the last line was out: some clients stop reading there
         exchange.status, exchange.outcome, exchange.error = 200, Outcome.OK, None
@@ -200,7 +202,7 @@ def authenticate(mounted: Mounted, callers: Callers, books: Books) -> Middleware
         if not mounted.serving.settings.enabled:
             raise NotFound(f"the gateway {mounted.serving.gateway.name} is switched off")
         if books.full:
-            raise Unavailable("usage cannot be recorded now: the database does not answer")
+            raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
         return await handler(request)
 
     return authenticate
