@@ -69,7 +69,12 @@ class Reader:
 
     def read(self, entry: bytes) -> UsageRecord | None:
         """The row of an exchange that has ended; None for any other entry."""
-        kind, document = entry[:1], orjson.loads(entry[1:])
+        try:
+            return self._read(entry[:1], orjson.loads(entry[1:]))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError("an entry that is none") from error
+
+    def _read(self, kind: bytes, document: Any) -> UsageRecord | None:
         if kind == FINAL:
             row = self._row(document)
             self._open.pop(row.id, None)
@@ -78,7 +83,7 @@ class Reader:
             row = self._row(document)
             self._open.setdefault(row.id, row)
         elif kind == DISPATCH:
-            id, node, model = document
+            id, node, model = document[:3]  # a newer version may say more
             self._change(UUID(id), node=node, model=model)
         elif kind == PROGRESS:
             for id, *reached in document:

@@ -17,8 +17,6 @@ from parallama.ledger.frames import unframed
 from parallama.ledger.journal import LOCK
 from parallama.ledger.segments import SUFFIX
 
-_NO_ENTRY = (ValueError, TypeError, KeyError, AttributeError)
-
 
 def others(own: Path) -> dict[Path, int]:
     """The journals beside `own`, of live processes too, with their bytes on disk."""
@@ -50,7 +48,7 @@ def rows(home: Path, damaged: Callable[[Path], None]) -> Iterator[UsageRecord]:
         for entry, end in unframed(data):  # noqa: B007 (the last one's is needed)
             try:
                 row = reader.read(entry)
-            except _NO_ENTRY:
+            except ValueError:
                 whole = False
                 continue
             if row is not None:

@@ -97,7 +97,7 @@ class Shipper:
                 await self._stopping.wait()
 
     async def _attempt(self, waited_s: float, *steps: Callable[[], Awaitable[None]]) -> float:
-        """The seconds to wait before another attempt: 0 when this one worked. `waited_s`: what the last one returned."""
+        """The seconds to wait before another attempt: 0: it worked. `waited_s`: what the last one returned."""
         try:
             for step in steps:
                 await step()
@@ -157,7 +157,6 @@ class Shipper:
         now = asyncio.get_running_loop().time()
         if now < self._sweep_at:
             return
-        self._sweep_at = now + _SWEEP_S
         others = left.others(self._journal.home)
         self._journal.elsewhere = sum(others.values())
         for home, size in others.items():
@@ -168,6 +167,7 @@ class Shipper:
                         self._journal.elsewhere -= size
             except OSError as error:
                 _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror)
+        self._sweep_at = now + _SWEEP_S
 
     async def _adopt(self, home: Path) -> None:
         """Damage is counted when all the rest is stored: until then it may be met again."""
