@@ -49,7 +49,7 @@ class Shipper:
         self, database: Database, journal: Journal, settings: UsageSettings, zone: str, *, stop_s: float = 10.0
     ) -> None:
         """`zone`: of the hours by which usage is summed, an IANA name."""
-        self._database, self._journal, self._zone = database, journal, zone
+        self._database, self.journal, self._zone = database, journal, zone
         self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
         self._stop_s = stop_s
         self._stopping = asyncio.Event()
@@ -65,7 +65,7 @@ class Shipper:
     @property
     def pending(self) -> int:
         """Rows of this process that are not known to be in the database."""
-        return self._journal.finals - self._shipped
+        return self.journal.finals - self._shipped
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Shipper]:
@@ -132,10 +132,10 @@ class Shipper:
             _log.info("old usage rows dropped", extra={"fields": {"days": row["dropped"]}})
 
     async def _ship_own(self) -> None:
-        for segment in self._journal.segments:
+        for segment in self.journal.segments:
             while segment.read < segment.size:
                 await self._ship(segment)
-        self._journal.segments.tidy()
+        self.journal.segments.tidy()
 
     async def _ship(self, segment: Segment) -> None:
         """The next rows of this process."""
@@ -157,14 +157,14 @@ class Shipper:
         now = asyncio.get_running_loop().time()
         if now < self._sweep_at:
             return
-        others = left.others(self._journal.home)
-        self._journal.elsewhere = sum(others.values())
+        others = left.others(self.journal.home)
+        self.journal.elsewhere = sum(others.values())
         for home, size in others.items():
             try:
                 with left.locked(home) as ours:
                     if ours:
                         await self._adopt(home)
-                        self._journal.elsewhere -= size
+                        self.journal.elsewhere -= size
             except OSError as error:
                 _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror)
         self._sweep_at = now + _SWEEP_S

@@ -55,10 +55,10 @@ class Books:
         *,
         strict: bool = False,
     ) -> None:
-        """`named` gives the node's own name of a model, None when no node has it. `strict`: a row is on the disk itself
-        before the client has the last of its answer."""
+        """`named` gives the node's own name of a model, None when no node has it."""
         self._journal = journal
-        self._strict = strict
+        self.strict = strict
+        """Whether a row is on the disk itself before the client has the last of its answer."""
         self._metrics = metrics
         self._traffic = traffic
         self._named = named
@@ -111,9 +111,8 @@ class Books:
         exchange.closed = True
 
     async def secure(self) -> None:
-        """In strict mode: until what is written is on the disk itself. Raises Unavailable when that takes too long."""
-        if self._strict:
-            await self._journal.synced()
+        """Until what is written is on the disk itself. Raises Unavailable when that takes too long."""
+        await self._journal.synced()
 
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""

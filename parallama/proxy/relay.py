@@ -133,6 +133,7 @@ class _Entries:
 
     def __init__(self, books: Books, exchange: Exchange, codec: Codec) -> None:
         self._books, self._exchange, self._codec = books, exchange, codec
+        self.strict = books.strict
 
     def dispatch(self) -> None:
         self._books.dispatch(self._exchange)
