@@ -22,8 +22,8 @@ from parallama.ledger import entries
 from parallama.testing import Answer, FakeOllama, Fault
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
-LINES = b"""{"model":"x","created_at":"2026-11-21T00:00:00Z","message":{"role":"assistant","content":"hello"},"done":false}
-{"model":"x","created_at":"2026-11-21T00:00:00Z","message":{"role":"assistant","content":""},"done":true,\
+LINES = b"""{"model":"x","created_at":"2026-11-21T00:00:00Z","message":{"content":"hello"},"done":false}
+{"model":"x","created_at":"2026-11-21T00:00:00Z","message":{"content":""},"done":true,\
 "done_reason":"stop","total_duration":3,"prompt_eval_count":7,"eval_count":2}
 """
 STAYS = {"usage": {"flush_ms": 3_600_000}}
