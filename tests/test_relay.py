@@ -196,6 +196,9 @@ async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lo
             assert got.json()["error"]
             assert "Retry-After: " in got.head
         assert len(node.seen("/api/chat")) == 1 + sum(served)
+        ready = await ask(gateway, "/readyz")
+        assert (ready.status, "journal" in ready.json()["reasons"]) == (503, True)
+        assert await metric(gateway, "parallama_journal_bytes") >= 1 << 20
         wire.down = False
         rows = await gateway.rows(1 + sum(served) + 8 + 3)
         assert Counter(row["status"] for row in rows) == {200: 1 + sum(served), 503: 8 + 3}

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from asking import CHAT, STREAMS, UNARY, Gate, ask, asked, node_path
 from journals import read, said
 from raw_http import RawClient
 from running import RunningGateway, eventually, running_gateway
+from usage_rows import make_row
 
-from parallama.app import SHIPPER
-from parallama.exchange import UsageRecord
+from parallama.app import BOOKS, SHIPPER
+from parallama.exchange import Caller, Exchange, Usage, UsageRecord
 from parallama.ledger import entries
 from parallama.testing import Answer, FakeOllama, Fault
 
@@ -135,6 +137,21 @@ async def test_the_end_is_written_before_the_last_line_leaves_whatever_the_node_
 async def chunks(client: RawClient) -> AsyncIterator[bytes]:
     while chunk := await client.chunk():
         yield chunk
+
+
+@pytest.mark.parametrize("gateway_settings", [STAYS])
+async def test_counts_that_cannot_be_had_do_not_stop_the_journal(gateway: RunningGateway) -> None:
+    row = make_row()
+    caller = Caller(user_id=row.user_id, username="alice", key_id=None, admin=False)
+    exchange = Exchange(id=row.id, client_request_id=None, gateway="ollama", caller=caller, node="node-1")
+    for usage in (lambda: 1 / 0, lambda: Usage(output_tokens=1 << 70), lambda: Usage(output_tokens="many")):
+        other = replace(exchange, id=make_row().id)
+        gateway.app[BOOKS].admit(other, usage)
+        gateway.app[BOOKS].dispatch(other)
+    known = replace(exchange, id=make_row().id)
+    gateway.app[BOOKS].admit(known, lambda: Usage(output_tokens=5))
+    gateway.app[BOOKS].dispatch(known)
+    await eventually(lambda: [found.output_tokens for found in rows(gateway)] == [None, None, None, 5])
 
 
 async def test_in_strict_mode_a_document_waits_for_the_disk(

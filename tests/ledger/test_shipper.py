@@ -177,6 +177,16 @@ async def test_a_value_of_a_wrong_kind_does_not_keep_others_waiting(database: Da
     assert (await count(database), shipper.lost) == (2, 1)
 
 
+async def test_what_is_no_row_does_not_keep_others_waiting(database: Database, tmp_path: Path) -> None:
+    rows = [make_row(), make_row()]
+    async with shipping(database, tmp_path) as (journal, shipper):
+        for row in (rows[0], make_row()._replace(created_at="no moment"), rows[1]):
+            journal.final(row)
+        await eventually(lambda: shipper.pending == 0)
+    assert shipper.damaged == 1
+    assert await ids(database) == [row.id for row in rows]
+
+
 async def test_the_stop_ships_what_is_pending_and_leaves_no_journal(database: Database, tmp_path: Path) -> None:
     async with shipping(database, tmp_path, flush_ms=NEVER_MS) as (journal, shipper):
         for _ in range(1300):
