@@ -187,6 +187,7 @@ async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lo
     async with Wire(database_url).running() as wire, running_gateway(wire.url, node.url, settings) as gateway:
         assert (await ask(gateway, "/api/chat", UNARY)).status == 200
         await gateway.rows(1)
+        assert await metric(gateway, "parallama_journal_bytes") > 0  # the admin's key is known too from here on
         wire.cut()
         served = await asyncio.gather(*(served_until_full(gateway) for _ in range(8)))
         assert sum(served) > 100, "the key is cached: only the rows must wait"
