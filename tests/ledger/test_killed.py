@@ -26,7 +26,7 @@ from parallama.identity.users import Users
 from parallama.ledger import entries
 from parallama.testing import FakeOllama, fake_ollama
 
-ROUNDS = int(os.environ.get("ROUNDS", "4"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 CLIENTS = 8
 
 

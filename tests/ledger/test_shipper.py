@@ -287,7 +287,7 @@ async def test_processes_that_make_the_same_partition_do_not_collide(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def drain(directory: Path) -> None:
-        async with shipping(database, directory) as (journal, shipper):
+        async with shipping(database, directory, storage_days=0) as (journal, shipper):
             for _ in range(300):
                 journal.final(make_row(datetime(2020, 2, 29, tzinfo=UTC)))
             await eventually(lambda: shipper.pending == 0)
