@@ -157,8 +157,8 @@ class Database:
 
 @asynccontextmanager
 async def _lent(pool: asyncpg.Pool[Row], wait_s: float) -> AsyncIterator[Connection]:
-    """A connection of the pool. Who gives up while it is given back leaves a task that nobody waits for, of which asyncio
-    would complain when it fails."""
+    """A connection of the pool. Who gives up while it is given back leaves a task behind, and asyncio would complain of
+    one that fails with nobody waiting for it."""
     one = await pool.acquire(timeout=wait_s)
     try:
         yield one
