@@ -114,7 +114,7 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
         _mount(app, family, relay, books, callers)
     settle = books.settle
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
-    every = _add_api(app, settings, database, tokens, callers, gateways)
+    every = _add_api(app, settings, database, tokens, callers, gateways, listener)
     status = state.status(families, pool, traffic, settle)
     scrape = state.metrics(metrics, recorder, database, listener, settle)
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
@@ -153,6 +153,7 @@ def _add_api(
     tokens: AccessTokens,
     callers: Callers,
     gateways: Sequence[Operation],
+    listener: Listener,
 ) -> Sequence[Operation]:
     """Logins, `/me` and the admin API, with what keeps them."""
     auth, passwords = settings.auth, Passwords()
@@ -160,7 +161,7 @@ def _add_api(
     for part in (passwords.running, Sessions(database, SERVER, auth).running):
         app.cleanup_ctx.append(_entered(part))
     every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
-    add_operations(app, every, callers)
+    add_operations(app, every, callers, listener.caught_up)
     return every
 
 

@@ -52,7 +52,9 @@ class AsyncParallamaClient:
     ) -> None:
         self._dialect: Dialect = dialect_of(gateway)
         self._session = Session(api_key, username, password, max_retries)
-        self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout_s)
+        # by default the 101st waits for one of 100 streams to end, which they may not do before it is read
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout_s, limits=limits)
         self._renewing = asyncio.Lock()
         self.completions = Completions(self)
 
@@ -162,5 +164,5 @@ class AsyncParallamaClient:
 
     async def _renew(self, step: Renew) -> None:
         async with self._renewing:
-            if (steps := self._session.renew(step.stale)) is not None:
+            if (steps := self._session.renew(step)) is not None:
                 await self._carry(steps)

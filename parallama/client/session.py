@@ -7,6 +7,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any, TypeVar
 
 from parallama.errors import (
@@ -83,6 +86,8 @@ class Renew:
     """Get another access token, unless somebody has: the one in hand is `stale`."""
 
     stale: str | None
+    refused: Answered | None
+    """The last login that was refused, as far as it was known when the request was made."""
 
 
 Step = Request | Wait | Renew
@@ -101,26 +106,32 @@ class Session:
         self._username, self._password = username, password
         self._token = api_key
         self._refresh_token: str | None = None
+        self._refused: Answered | None = None
         self._max_retries = max_retries
 
     def ask(self, request: Request) -> Steps:
         """Send the request, again after 429 and 503 as the gateway asks, one that changes a record after 429 only, and
         once more with a new token after 401. The answer is a good one; raises ApiError for all others."""
+        refused = self._refused
         if self._token is None:
-            yield Renew(None)
+            yield Renew(None, refused)
         token = self._token
         answered = yield from self._patiently(_with(request, token))
         if answered.status == 401 and self._username is not None:
-            yield Renew(token)
+            yield Renew(token, refused)
             answered = yield from self._patiently(_with(request, self._token))
         if not 200 <= answered.status < 300:
             raise failure(answered)
         return answered
 
-    def renew(self, stale: str | None) -> Steps | None:
+    def renew(self, step: Renew) -> Steps | None:
         """The steps to another token, one at a time; None when there is one already. A refresh token that has ended is
-        followed by a login."""
-        return self._renew() if self._token == stale else None
+        followed by a login. All who have waited for one that was refused are told so, and try no password again."""
+        if self._token != step.stale:
+            return None
+        if self._refused is not None and self._refused is not step.refused:
+            raise failure(self._refused)
+        return self._renew()
 
     def _renew(self) -> Steps:
         if self._refresh_token is not None:
@@ -132,6 +143,7 @@ class Session:
         body = {"username": self._username, "password": self._password}
         answered = yield from self._patiently(Request(method="POST", path="/auth/login", body=body))
         if answered.status != 200:
+            self._refused = answered
             raise failure(answered)
         return self._keep(answered)
 
@@ -161,11 +173,20 @@ def _patience(request: Request, answered: Answered) -> float | None:
     passing = (429,) if request.changes else (429, 503)
     if answered.status not in passing or answered.headers.get("x-should-retry") == "false":
         return None
+    wait_s = _wait_s(answered.headers.get("retry-after", "1"))
+    return max(0.0, wait_s) if wait_s <= LONGEST_WAIT_S else None
+
+
+def _wait_s(retry_after: str) -> float:
+    """Seconds from now, negative ones too, of a number or a date (RFC 9110 section 10.2.3); infinite for neither."""
     try:
-        wait_s = max(0.0, float(answered.headers.get("retry-after", "1")))
+        return float(retry_after)
     except ValueError:
-        return None
-    return wait_s if wait_s <= LONGEST_WAIT_S else None
+        pass
+    try:
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return inf
 
 
 def read(text: bytes | str, into: Callable[[Any], T]) -> T:

@@ -53,7 +53,9 @@ class ParallamaClient:
     ) -> None:
         self._dialect: Dialect = dialect_of(gateway)
         self._session = Session(api_key, username, password, max_retries)
-        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s)
+        # by default the 101st waits for one of 100 streams to end, which they may not do before it is read
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s, limits=limits)
         self._renewing = threading.Lock()
         self.completions = Completions(self)
 
@@ -158,5 +160,5 @@ class ParallamaClient:
 
     def _renew(self, step: Renew) -> None:
         with self._renewing:
-            if (steps := self._session.renew(step.stale)) is not None:
+            if (steps := self._session.renew(step)) is not None:
                 self._carry(steps)

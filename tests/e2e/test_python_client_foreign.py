@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from python_client import Client, awaited, foreign, using
 
+from parallama import AsyncParallamaClient
 from parallama.errors import ApiError, NotFound, OverLimit, Unavailable, UpstreamFailed
 
 __all__ = ["awaited"]
@@ -70,6 +74,27 @@ async def test_what_was_refused_and_what_only_reads_is_asked_again(awaited: bool
         assert server.asked == ["POST"] * 3
 
 
+@pytest.mark.parametrize(
+    ("retry_after", "asked"),
+    [
+        ("-1", 2),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 2),
+        ("Fri, 21 Oct 2225 07:28:00 GMT", 1),
+        ("61", 1),
+        ("soon", 1),
+        ("nan", 1),
+    ],
+)
+async def test_it_is_asked_again_when_the_gateway_says(awaited: bool, retry_after: str, asked: int) -> None:
+    async with foreign((429, "too many")) as server:
+        server.retry_after = retry_after
+        with pytest.raises(OverLimit):
+            await Client(awaited, {"base_url": server.url, "api_key": "x", "max_retries": 1})(
+                lambda one: one.list_models()
+            )
+        assert len(server.asked) == asked
+
+
 async def test_a_login_waits_when_it_is_asked_to(awaited: bool) -> None:
     tokens = '{"access_token": "x", "refresh_token": "y"}'
     for status in (429, 503):
@@ -78,9 +103,18 @@ async def test_a_login_waits_when_it_is_asked_to(awaited: bool) -> None:
             assert server.asked == ["POST", "POST", "DELETE"]
 
 
+async def test_a_wrong_password_is_tried_once_for_all_who_wait() -> None:
+    async with foreign((401, "wrong user name or password")) as server:
+        async with AsyncParallamaClient(base_url=server.url, username="x", password="y") as client:
+            for logins in (1, 2):
+                found = await asyncio.gather(*(client.list_models() for _ in range(20)), return_exceptions=True)
+                assert {str(one) for one in found} == {"wrong user name or password"}
+                assert server.asked == ["POST"] * logins
+
+
 @pytest.mark.parametrize("key", ["", " ", "plm_x\n", "ключ"])
 async def test_a_key_that_no_header_can_hold_is_told_at_once(awaited: bool, key: str) -> None:
-    with pytest.raises(ValueError, match="^api_key= must be one line of ASCII"):
+    with pytest.raises(ValueError, match=r"^api_key= must be one line of ASCII"):
         await Client(awaited, {"api_key": key})(lambda one: one.list_models())
 
 
@@ -121,3 +155,38 @@ async def test_an_error_that_breaks_off_is_no_answer(awaited: bool) -> None:
         client = Client(awaited, {"base_url": f"http://{host}:{port}", "api_key": "x"})
         with pytest.raises(Unavailable, match="does not answer"):
             await client(lambda one: one.generate(model="m", prompt="x", stream=True))
+
+
+async def test_many_streams_are_open_at_once(awaited: bool) -> None:
+    read = asyncio.Event()
+
+    async def held(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"text": "a"}\n')
+        await read.wait()
+        await response.write(b'{"text": "b", "done": true}\n')
+        return response
+
+    app = web.Application()
+    app.router.add_post("/ollama/v1/generate", held)
+    loop = asyncio.get_running_loop()
+    async with TestServer(app) as server:
+        client = Client(awaited, {"base_url": str(server.make_url("/")), "api_key": "x", "timeout_s": 10})
+        work = _awaited_at_once if awaited else _at_once
+        assert await client(lambda one: work(one, lambda: loop.call_soon_threadsafe(read.set))) == ["ab"] * 101
+
+
+def _at_once(client: Any, ends: Callable[[], object]) -> list[str]:
+    """What 101 streams say, each begun before one is read on."""
+    streams = [client.generate(model="m", prompt="x", stream=True) for _ in range(101)]
+    begun = [next(stream).text for stream in streams]
+    ends()
+    return [first + "".join(delta.text for delta in stream) for first, stream in zip(begun, streams, strict=True)]
+
+
+async def _awaited_at_once(client: Any, ends: Callable[[], object]) -> list[str]:
+    streams = [await client.generate(model="m", prompt="x", stream=True) for _ in range(101)]
+    begun = [(await anext(stream)).text for stream in streams]
+    ends()
+    return [first + "".join([delta.text async for delta in rest]) for first, rest in zip(begun, streams, strict=True)]
