@@ -91,7 +91,7 @@ async def test_a_gateway_that_there_is_not_is_refused(keys: ApiKeys, family: str
     limits = KeyLimits(gateways=("openai", family))
     for attempt in (keys.create("alice", limits=limits), keys.update(record.id, changes={"gateways": [family]})):
         with pytest.raises(
-            Invalid, match="there is no gateway .* it must be one of anthropic, ollama, openai"
+            Invalid, match=r"there is no gateway .* must be one of anthropic, ollama, openai"
         ) as refused:
             await attempt
         assert refused.value.param == "gateways"

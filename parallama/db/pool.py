@@ -157,15 +157,15 @@ class Database:
 
 @asynccontextmanager
 async def _lent(pool: asyncpg.Pool[Row], wait_s: float) -> AsyncIterator[Connection]:
-    """A connection of the pool. Who gives up while it is given back leaves a task behind, and asyncio would complain of
-    one that fails with nobody waiting for it."""
+    """A connection of the pool. What was done with it is done, whether or not it can be given back; and who gives up
+    while it is given back leaves a task behind, of which asyncio would complain when it fails."""
     one = await pool.acquire(timeout=wait_s)
     try:
         yield one
     finally:
         giving_back = asyncio.get_running_loop().create_task(pool.release(one), name="connection given back")
         giving_back.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(giving_back)
+        await asyncio.wait({giving_back})
 
 
 async def connect(url: str, *, limit_s: float = 5.0) -> asyncpg.Connection[Row]:
