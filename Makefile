@@ -13,7 +13,7 @@ run: $(BIN)/.embedded ## Run the gateway with everything it needs on this machin
 	@exec $(BIN)/parallama quickstart $(ARGS)
 
 test: $(BIN)/.test ## Run the tests (ARGS='-k name')
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 bench: $(BIN)/.embedded ## Measure against a bare aiohttp proxy, into bench/results.md (ARGS='--quick')
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -107,7 +107,8 @@ _HOMES = (
     "parallama.gateway.ndjson",
     "parallama.errors",
     "parallama.exchange",
-    "parallama.client",
+    "parallama.client.awaited",
+    "parallama.client.waiting",
 )
 
 

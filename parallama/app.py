@@ -15,16 +15,17 @@ from secrets import token_urlsafe
 from aiohttp import web
 
 from parallama.admin import state
-from parallama.admin.api import PREFIX, Operation
+from parallama.admin.api import Operation
 from parallama.admin.control import control_app, figures, gateway_metrics
 from parallama.admin.discovery import discovery
 from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.gateways import Following, GatewayRecords
-from parallama.admin.guards import KNOWN, PUBLIC, needs
 from parallama.admin.http import add_operations, guarded
 from parallama.admin.openapi import openapi
+from parallama.admin.state_views import state_views
 from parallama.admin.table import operations
 from parallama.admin.viewer import viewer
+from parallama.admin.views import View
 from parallama.config import AuthSettings, Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
@@ -41,6 +42,7 @@ from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
 from parallama.ledger.journal import Journal
 from parallama.ledger.shipper import Shipper
+from parallama.logs import hide
 from parallama.metrics import Metrics
 from parallama.networks import networks
 from parallama.nodes.pool import Pool
@@ -116,11 +118,12 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
         _mount(app, family, relay, books, callers)
     settle = books.settle
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
-    _add_api(app, settings, database, tokens, callers, gateways)
+    every = _add_api(app, settings, database, tokens, callers, gateways, listener)
     status = state.status(families, pool, traffic, settle)
     scrape = state.metrics(metrics, journal, shipper, database, listener, settle)
-    found = discovery(families, plugins, settings.discovery.cache_s) if settings.discovery.enabled else None
-    _add_state(app, state.root(families), status, scrape, found, callers)
+    views = state_views(state.root(families), state.readyz(readiness), status, scrape)
+    views += [discovery(families, plugins, settings.discovery.cache_s)] if settings.discovery.enabled else []
+    _add_state(app, views, every, families, callers)
     app[CONTROL] = control_app(
         {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
     )
@@ -130,7 +133,9 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
 def _access_tokens(auth: AuthSettings) -> AccessTokens:
     given = (auth.jwt_secret, auth.jwt_previous_secret)
     secret, previous = (None if one is None else one.get_secret_value() for one in given)
-    return AccessTokens(secret or token_urlsafe(48), previous, auth.access_token_s)
+    secret = secret or token_urlsafe(48)
+    hide(secret)
+    return AccessTokens(secret, previous, auth.access_token_s)
 
 
 def _seeded(database: Database, families: Families) -> Callable[[], AbstractAsyncContextManager[object]]:
@@ -152,41 +157,25 @@ def _add_api(
     tokens: AccessTokens,
     callers: Callers,
     gateways: Sequence[Operation],
-) -> None:
+    listener: Listener,
+) -> Sequence[Operation]:
     """Logins, `/me` and the admin API, with what keeps them."""
     auth, passwords = settings.auth, Passwords()
     logins = Logins(database, auth, passwords, tokens)
     for part in (passwords.running, Sessions(database, SERVER, auth).running):
         app.cleanup_ctx.append(_entered(part))
     every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
-    add_operations(app, every, callers)
-    app.router.add_get(f"{PREFIX}/openapi.json", guarded(openapi(every), KNOWN, callers))
-    for path, page in viewer().items():
-        app.router.add_get(path, guarded(page, PUBLIC, callers))
+    add_operations(app, every, callers, listener.caught_up)
+    return every
 
 
 def _add_state(
-    app: web.Application,
-    root: state.Handler,
-    status: state.Handler,
-    scrape: state.Handler,
-    found: state.Handler | None,
-    callers: Callers,
+    app: web.Application, views: Sequence[View], every: Sequence[Operation], families: Families, callers: Callers
 ) -> None:
-    """What the server says of itself."""
-    pages = {
-        "/": (root, PUBLIC),
-        "/ollama": (state.liveness, PUBLIC),
-        "/ollama/": (state.liveness, PUBLIC),
-        "/healthz": (state.healthz, PUBLIC),
-        "/readyz": (state.readyz(app[READINESS]), PUBLIC),
-        "/status": (status, needs("view_metrics")),
-        "/metrics": (scrape, needs("view_metrics")),
-    }
-    if found is not None:
-        pages["/discovery"] = (found, KNOWN)
-    for path, (handler, guard) in pages.items():
-        app.router.add_get(path, guarded(handler, guard, callers))
+    """What the server says of itself, and the document of all that it answers."""
+    known = [*views, *viewer()]
+    for view in (*known, openapi(every, known, families)):
+        app.router.add_get(view.path, guarded(view.handler, view.guard, callers))
 
 
 def _mount(app: web.Application, family: Family, relay: Relay, books: Books, callers: Callers) -> None:

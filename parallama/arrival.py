@@ -1,6 +1,6 @@
-"""What is known of a request as it arrives: its ids, and where its client is.
+"""What is known of a request as it arrives: its ids, where its client is, and whether that waits to send the body.
 
-Set for every request by the outermost middleware; read by the gateways' middlewares and the admin pages.
+Set for every request by the server and the outermost middleware; read by the gateways' middlewares and the admin pages.
 """
 
 from __future__ import annotations
@@ -30,6 +30,20 @@ class Arrival(NamedTuple):
 
 ARRIVAL = web.RequestKey("arrival", Arrival)
 """Of every request."""
+AWAITS_CONTINUE = web.RequestKey("awaits_continue", bool)
+"""Whether the client has said that it sends the body only after a 100 Continue (RFC 9110 section 10.1.1)."""
+
+
+def awaits_continue(request: web.BaseRequest) -> bool:
+    """Whether the client waits to be asked for the body, which is not here yet."""
+    return request.get(AWAITS_CONTINUE, False) and not request.content.is_eof()
+
+
+async def ask_for_body(request: web.BaseRequest) -> None:
+    """Send 100 Continue to a client that waits for it. Raises ConnectionError when the client has left."""
+    if awaits_continue(request):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # an interim answer is no part of the final one
 
 
 def client_of(request: web.BaseRequest, trusted: Networks) -> tuple[str | None, bool]:

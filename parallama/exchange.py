@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -91,6 +91,17 @@ class Caller:
     permissions: frozenset[str] = frozenset()
     policy: KeyPolicy | None = None
     """None: nothing limits the key."""
+    ends: Mapping[str, datetime] = field(default_factory=dict, hash=False)
+    """Until when they hold the permissions, and the role `admin`, that they hold for a while only."""
+    expires_at: datetime | None = None
+    """When the key ends, or the secret of it that was used; None: never, and for callers without a key."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the credential is all that its user is: a login, or a key without limits and without an end."""
+        if self.key_id is None:
+            return self.session_id is not None
+        return self.policy is None and self.expires_at is None
 
     def may(self, permission: str) -> bool:
         """Whether the caller holds `permission`. Admins hold all."""

@@ -17,12 +17,12 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
 
+from parallama.arrival import AWAITS_CONTINUE
 from parallama.errors import ApiError, BadRequest
 from parallama.exchange import IdGenerator
 from parallama.gateway.api import Reply
 from parallama.gateway.families import Mounted
 from parallama.http_parser import Malformed, StrictParser
-from parallama.proxy.body import AWAITS_CONTINUE
 from parallama.proxy.middlewares import edge_reply
 from parallama.proxy.mounts import METRICS, MOUNTED
 from parallama.proxy.security import SECURITY

@@ -40,7 +40,7 @@ class Masker:
     """Replaces API keys and tokens, the user part of URLs, and the configured secrets."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        plain = {s for s in secrets if len(s) >= 4}
+        self._secrets = plain = {s for s in secrets if len(s) >= 4}
         self._plain = known = sorted({*plain, *(orjson.dumps(s).decode()[1:-1] for s in plain)}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
@@ -50,6 +50,10 @@ class Masker:
         if "://" in text:
             text = _USERINFO.sub(_MASK, text)
         return self._known.sub(_MASK, text) if self._known and any(map(text.__contains__, self._plain)) else text
+
+    def hiding(self, secret: str) -> Masker:
+        """One that replaces `secret` too."""
+        return Masker({*self._secrets, secret})
 
 
 @lru_cache(256)
@@ -70,7 +74,7 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, mask: Masker) -> None:
         super().__init__()
-        self._mask = mask
+        self.mask = mask
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -82,7 +86,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return self._mask(orjson.dumps(line, default=str).decode())
+        return self.mask(orjson.dumps(line, default=str).decode())
 
 
 class _Stderr:
@@ -228,6 +232,13 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
     finally:
         root.handlers, root.level = before, level
         handler.close()
+
+
+def hide(secret: str) -> None:
+    """Mask a secret that was made after the logs were begun, in this process until they end."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            handler.formatter.mask = handler.formatter.mask.hiding(secret)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,25 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command_line(database_url: str, data: Path) -> Run:
     """What the fixture `parallama` gives, without a process: run `parallama ...` on the database."""
-    env: dict[str, str | None] = {key: None for key in os.environ if key.startswith("PARALLAMA")}
-    env |= {"PARALLAMA_DB_URL": database_url, "PARALLAMA_DATA_DIR": str(data)}
+    return _with({"PARALLAMA_DB_URL": database_url, "PARALLAMA_DATA_DIR": str(data)})
+
+
+def at_server(url: str, key: str | None, data: Path) -> Run:
+    """Run `parallama ... --server URL` with the key in the environment; None: there is none."""
+    return _with({"PARALLAMA_API_KEY": key, "PARALLAMA_DATA_DIR": str(data)}, "--server", url)
+
+
+def _with(env: Mapping[str, str | None], *more: str) -> Run:
+    clean = {key: None for key in os.environ if key.startswith("PARALLAMA")}
 
     def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         done: list[Result] = []
+
+        def invoke() -> None:
+            done.append(CliRunner().invoke(main, [*args, *more], input=stdin, env={**clean, **env}))
+
         # a thread of its own: asyncio.run would take away the event loop of this one
-        one = threading.Thread(target=lambda: done.append(CliRunner().invoke(main, args, input=stdin, env=env)))
+        one = threading.Thread(target=invoke)
         one.start()
         one.join()
         (result,) = done
@@ -57,3 +71,22 @@ def refused(run: Run, *args: str, stdin: str = "") -> str:
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Commands that are awaited, so that a server in this process can answer them."""
+
+    run: Run
+
+    async def done(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(self.run, *args, stdin=stdin)
+
+    async def told(self, *args: str) -> Any:
+        return await asyncio.to_thread(told, self.run, *args)
+
+    async def said(self, *args: str, stdin: str = "") -> str:
+        return await asyncio.to_thread(said, self.run, *args, stdin=stdin)
+
+    async def refused(self, *args: str) -> str:
+        return await asyncio.to_thread(refused, self.run, *args)

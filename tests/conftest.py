@@ -1,9 +1,11 @@
-"""Fixtures: one private PostgreSQL for the session, one fresh database for each test that asks."""
+"""Fixtures: one private PostgreSQL for the session, one fresh database for each test that asks.
+
+A database is a copy of a template: `parallama` has the schema alone, `in_use` also what a gateway makes of it at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import subprocess
@@ -12,10 +14,10 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from e2e.databases import fresh_database, named
 from running import PATIENT, RunningGateway, running_gateway
 
 from parallama.db.embedded import embedded
@@ -23,15 +25,16 @@ from parallama.db.migrate import migrate
 from parallama.db.pool import Database
 from parallama.testing import FakeOllama, fake_ollama
 
-_numbers = itertools.count(1)
+_ROOM = 2 << 30
+"""Bytes of memory that must be free before databases are put there."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    """A state directory that every user of the machine can reach, below /tmp whatever TMPDIR says."""
-    path = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+    """A state directory that every user of the machine can reach, whatever TMPDIR says."""
+    path = Path(tempfile.mkdtemp(prefix="pl-", dir=_fastest_directory()))
     path.chmod(0o711)
     yield path
     shutil.rmtree(path)
@@ -39,15 +42,15 @@ def state() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The DSN of a running PostgreSQL's database `postgres`; its database `parallama` is migrated, a template."""
-    path = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+    """The DSN of a running PostgreSQL's database `postgres`; its databases `parallama` and `in_use` are templates."""
+    path = Path(tempfile.mkdtemp(prefix="pl-", dir=_fastest_directory()))
     path.chmod(0o711)
     # a loop of its own: Runner would otherwise take away the one that pytest-asyncio has set
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         server = embedded(path)
         url = runner.run(server.__aenter__())
         try:
-            runner.run(_make_template(url))
+            runner.run(_make_templates(url))
             yield named(url, "postgres")
         finally:
             runner.run(server.__aexit__(None, None, None))
@@ -56,20 +59,23 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 async def database_url(postgres: str) -> AsyncIterator[str]:
-    """The DSN of a fresh database with the whole schema."""
-    name = f"test_{next(_numbers)}"
-    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE parallama")
-    yield named(postgres, name)
-    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    """The DSN of a fresh database with the whole schema, and with the partitions of the days around today."""
+    async with fresh_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+async def unused_database_url(postgres: str) -> AsyncIterator[str]:
+    """The DSN of a fresh database with the whole schema, in which no gateway has made a partition."""
+    async with fresh_database(postgres, "parallama") as url:
+        yield url
 
 
 @pytest.fixture
 async def empty_database_url(postgres: str) -> AsyncIterator[str]:
     """The DSN of a fresh database in which there is nothing."""
-    name = f"empty_{next(_numbers)}"
-    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE template0")
-    yield named(postgres, name)
-    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    async with fresh_database(postgres, "template0") as url:
+        yield url
 
 
 @pytest.fixture
@@ -114,16 +120,25 @@ async def gateway(
         yield running
 
 
-def named(url: str, name: str) -> str:
-    """The DSN of another database of the same server."""
-    return urlsplit(url)._replace(path=f"/{name}").geturl()
+def _fastest_directory() -> str:
+    """Where the databases lie: in memory where it can be had, because the disk is not under test."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK):
+        return "/tmp"
+    found = os.statvfs(memory)
+    # the programs are copied there too where the account that runs them cannot reach the installed ones
+    fits = found.f_bavail * found.f_frsize > _ROOM and not found.f_flag & os.ST_NOEXEC
+    return memory if fits else "/tmp"
 
 
-async def _make_template(url: str) -> None:
+async def _make_templates(url: str) -> None:
     await migrate(url)
     # the disk is not under test
-    await _execute(url, "ALTER SYSTEM SET fsync = off")
+    for setting in ("fsync", "full_page_writes"):
+        await _execute(url, f"ALTER SYSTEM SET {setting} = off")
     await _execute(url, "SELECT pg_reload_conf()")
+    await _execute(named(url, "postgres"), "CREATE DATABASE in_use TEMPLATE parallama")
+    await _execute(named(url, "in_use"), "SELECT usage_partitions(now() - interval '1 day', now() + interval '7 days')")
 
 
 async def _execute(url: str, sql: str) -> None:

@@ -165,11 +165,11 @@ class Place:
         """Start `parallama quickstart` on a free port. No Ollama of this machine is asked."""
         return self.start("quickstart", "--port", "0", *arguments, **{"OLLAMA_HOST": "127.0.0.1:1", **more})
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `parallama` with the arguments to its end."""
+    def run(self, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `parallama` with the arguments to its end; None: its stdin is ours."""
         command = [*self.program, *arguments]
         kept: dict[str, Any] = {"env": self.env(env), "cwd": self.root, "timeout": CEILING_S, **self._identity()}
-        return subprocess.run(command, capture_output=True, text=True, check=False, **kept)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, **kept)
 
     def _identity(self) -> dict[str, Any]:
         return {} if self.user is None else {"user": self.user, "group": "nogroup", "extra_groups": []}

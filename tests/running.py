@@ -113,8 +113,12 @@ async def make_users(database: Database) -> tuple[str, str]:
 async def running_gateway(
     database_url: str, node_url: str, settings: dict[str, Any] | None = None
 ) -> AsyncIterator[RunningGateway]:
-    """The gateway in front of the node at `node_url`, with a user and an admin who have keys."""
-    chosen = Settings.model_validate({"nodes": [{"name": "node-1", "url": node_url}], **(settings or {})})
+    """The gateway in front of the node at `node_url`, with a user and an admin who have keys.
+
+    Tests wait for its usage rows: it writes them sooner than by default.
+    """
+    usual = {"nodes": [{"name": "node-1", "url": node_url}], "usage": {"flush_ms": 10}}
+    chosen = Settings.model_validate({**usual, **(settings or {})})
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="pl-") as state:

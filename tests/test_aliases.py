@@ -4,6 +4,13 @@ from typing import Any
 
 import orjson
 import pytest
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import in_one_loop
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from running import RunningGateway
 
 from parallama.testing import FakeOllama
@@ -35,7 +42,7 @@ ASKS = {
     "anthropic": ("/v1/messages", "/api/chat", {"messages": SAID, "max_tokens": 20}),
 }
 ask = pytest.mark.parametrize(("path", "node_path", "body"), ASKS.values(), ids=ASKS)
-pytestmark = pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])
+pytestmark = [in_one_loop, pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])]
 
 
 async def answer(gateway: RunningGateway, path: str, body: Any, status: int = 200) -> tuple[Any, Any]:

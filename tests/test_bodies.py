@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 from asking import CHAT, MODEL, UNARY, ask, asked, at_rest, bearer, under_way
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import in_one_loop
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.testing import FakeOllama
+
+pytestmark = in_one_loop
 
 PATHS = ["/api/chat", "/ollama/v1/chat"]
 

@@ -139,6 +139,20 @@ async def test_refusals_are_logged_with_reason_and_hint_but_never_the_key(
     assert unknown[:-3] not in str([vars(record) for record in caplog.records])
 
 
+async def test_when_a_key_ends_is_told_of_its_caller(database: Database, alice: str) -> None:
+    callers, soon, sooner = Callers(database, auth(), Present()), timedelta(hours=2), timedelta(hours=1)
+    ends = datetime.now(UTC) + soon
+    key, record = await ApiKeys(database).create("alice", expires_at=ends)
+    caller = await callers.identify(bearer(key))
+    assert (caller.expires_at, caller.full) == (record.expires_at, False)
+    new, _ = await ApiKeys(database).rotate(record.id, grace_s=int(sooner.total_seconds()))
+    old = await Callers(database, auth(), Present()).identify(bearer(key))
+    assert old.expires_at is not None
+    assert old.expires_at < ends, "the old secret ends before the key"
+    assert (await callers.identify(bearer(new))).expires_at == record.expires_at
+    assert (await callers.identify(bearer(alice))).full
+
+
 # callers without a key
 
 

@@ -32,6 +32,18 @@ def test_the_version_is_told_without_loading_the_gateway() -> None:
     assert done.stderr == "[]\n"
 
 
+def test_commands_on_records_do_not_load_the_http_server(database_url: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from parallama.cli import main\n"
+        "for words in (['user', 'list'], ['role', 'list'], ['audit', 'list'], ['gateway', 'status']):\n"
+        "    main(words, standalone_mode=False)\n"
+        "print('aiohttp' in sys.modules or 'httpx2' in sys.modules, file=sys.stderr)"
+    )
+    done = python(code, PARALLAMA_DB_URL=database_url, PARALLAMA_DATA_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "False\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_every_command_is_listed_with_its_line(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments)

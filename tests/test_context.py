@@ -4,6 +4,13 @@ import logging
 
 import orjson
 import pytest
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from running import RunningGateway, eventually
 
 from parallama.app import BOOKS
@@ -25,7 +32,7 @@ ASKS = {
     "anthropic": ("/v1/messages", {"messages": SAID, "max_tokens": 400}, True),
 }
 ask = pytest.mark.parametrize(("path", "body", "node_streams"), ASKS.values(), ids=ASKS)
-pytestmark = pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])
+pytestmark = [in_one_loop, pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])]
 
 
 def counted(prompt: int, output: int, *, streams: bool) -> Answer:
@@ -68,6 +75,7 @@ async def test_one_document_tells_it_in_its_head(
     assert (await gateway.row())["context_full"] is (full == "true")
 
 
+@ALONE
 @ask
 async def test_a_stream_tells_it_in_the_row_the_log_and_the_metrics(
     gateway: RunningGateway,
@@ -105,6 +113,7 @@ async def test_no_model_is_given_more_context_than_it_was_trained_for(
         assert (got.headers["x-parallama-context"], got.headers["x-parallama-context-full"]) == ("131072", full)
 
 
+@ALONE
 async def test_the_context_of_a_model_that_was_just_loaded_is_soon_known(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:

@@ -76,6 +76,8 @@ async def test_it_is_not_there_when_it_is_switched_off(gateway: RunningGateway) 
         assert answer.status == 404
         error = (await answer.json())["error"]
     assert (error["code"], error["message"]) == ("not_found", "there is nothing at /discovery")
+    async with gateway.http.get(f"{gateway.url}/admin/v1/openapi.json", headers=gateway.auth) as answer:
+        assert "/discovery" not in (await answer.json())["paths"]
 
 
 async def test_it_is_for_those_who_have_a_key(gateway: RunningGateway) -> None:
@@ -113,8 +115,8 @@ def test_it_tells_what_cannot_be_used_and_why(monkeypatch: pytest.MonkeyPatch) -
 
     plugins = Plugins.load([plugin(monkeypatch, "half", register_gateways)])
     told = describe(Families(plugins.classes(), {}), plugins)
-    (echo,) = told["gateways"]["echo"]
-    assert (echo["type"], echo["mounted"], echo["distribution"]) == ("Echo", True, None)
-    (half,) = told["unusable"]
-    assert (half["plugin"], half["families"]) == ("half", ["echo", "new"])
-    assert "generation" in half["problem"]
+    (echo,) = told.gateways["echo"]
+    assert (echo.type, echo.mounted, echo.distribution) == ("Echo", True, None)
+    (half,) = told.unusable
+    assert (half.plugin, half.families) == ("half", ["echo", "new"])
+    assert "generation" in half.problem

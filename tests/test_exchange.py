@@ -2,11 +2,21 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from parallama.exchange import Caller, Exchange, IdGenerator, Usage, UsageRecord, created_at
+from parallama.exchange import (
+    Caller,
+    Exchange,
+    IdGenerator,
+    KeyPolicy,
+    Priority,
+    Usage,
+    UsageRecord,
+    created_at,
+)
 
 
 def test_ids_are_uuid7_and_rise_strictly() -> None:
@@ -29,12 +39,21 @@ def test_an_id_carries_its_moment() -> None:
 
 
 def test_a_caller_may_what_is_permitted_and_an_admin_everything() -> None:
-    known = {"user_id": uuid4(), "username": "alice", "key_id": None}
+    known: dict[str, Any] = {"user_id": uuid4(), "username": "alice", "key_id": None}
     assert Caller(**known, admin=True).may("manage_models")
     one = Caller(**known, admin=False, permissions=frozenset({"use_ollama"}))
     assert [one.may(name) for name in ("use_ollama", "use_openai", "manage_models")] == [True, False, False]
     every = Caller(**known, admin=False, permissions=frozenset({"use_*"}))
     assert [every.may(name) for name in ("use_ollama", "use_openai", "manage_models")] == [True, True, False]
+
+
+def test_a_login_and_a_key_without_limits_and_end_are_all_that_their_user_is() -> None:
+    known: dict[str, Any] = {"user_id": uuid4(), "username": "alice", "admin": True}
+    assert Caller(**known, key_id=None, session_id=uuid4()).full
+    assert Caller(**known, key_id=uuid4()).full
+    assert not Caller(**known, key_id=None).full
+    assert not Caller(**known, key_id=uuid4(), expires_at=datetime.now(UTC)).full
+    assert not Caller(**known, key_id=uuid4(), policy=KeyPolicy(priority_ceiling=Priority.HIGH)).full
 
 
 def _exchange(usage: Usage) -> Exchange:

@@ -10,11 +10,20 @@ import pytest
 from asking import CHAT, UNARY, ask, asked, bearer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import in_one_loop
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import Got, raw_client
 from running import RunningGateway
 
 from parallama.testing import Answer, FakeOllama, SeenRequest
 from parallama.version import __version__
+
+pytestmark = in_one_loop
 
 FROM_US = {"host", "user-agent", "content-length", "content-type"}
 """What the node may get when the client sends nothing of the allow-list but Content-Type."""

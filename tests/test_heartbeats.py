@@ -4,11 +4,20 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import in_one_loop
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.testing import BUSY, Answer, FakeOllama, Fault
+
+pytestmark = in_one_loop
 
 SETTINGS = {"relay": {"heartbeat_after_s": 0.05, "heartbeat_s": 0.05}}
 settings = pytest.mark.parametrize("gateway_settings", [SETTINGS], ids=[""])

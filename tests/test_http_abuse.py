@@ -13,10 +13,19 @@ from uuid import UUID
 
 import pytest
 from asking import CHAT, UNARY, asked, at_rest, bearer, under_way
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import Got, RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.testing import Answer, FakeOllama
+
+pytestmark = in_one_loop
 
 CANARY = "canary7"
 """In the bytes of most requests here; it must come out nowhere."""
@@ -328,6 +337,7 @@ async def test_an_upload_that_is_framed_wrongly_is_refused_at_once(gateway: Runn
     await at_rest(gateway)
 
 
+@ALONE
 async def test_garbage_behind_a_request_waits_for_its_answer(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(hold_head=(gate := asyncio.Event())), "/api/chat")
     async with asked(gateway, "/api/chat", UNARY) as client:
@@ -465,6 +475,7 @@ async def counted(gateway: RunningGateway) -> dict[str, int]:
     return {kind: int(number) for kind, number in found}
 
 
+@ALONE
 @SLOW
 async def test_malformed_requests_are_counted_by_kind(gateway: RunningGateway) -> None:
     kinds = {
@@ -492,6 +503,7 @@ async def test_malformed_requests_are_counted_by_kind(gateway: RunningGateway) -
     assert await counted(gateway) == {**dict.fromkeys(kinds, 1), "framing": 1}
 
 
+@ALONE
 async def test_a_flood_of_malformed_requests_does_not_flood_the_log(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,12 +13,21 @@ from typing import Any, Literal
 
 import pytest
 from asking import CHAT, EMBED, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
-from running import RunningGateway, eventually, running_gateway
+from running import RunningGateway, eventually
 from upstream_client import full
 
 from parallama.app import POOL
 from parallama.testing import CEILING_S, Answer, FakeOllama, Fault, SeenRequest
+
+pytestmark = in_one_loop
 
 LINE = b'{"model":"m","message":{"role":"assistant","content":"four"},"done":false}\n'
 BLOB = "/ollama/api/blobs/sha256:" + "0" * 64
@@ -206,6 +215,7 @@ def sockets_to(port: int, *states: str) -> int:
     return sum(one[2].endswith(f":{port:04X}") and (not states or one[3] in states) for one in fields)
 
 
+@ALONE
 @WAYS
 @pytest.mark.parametrize("gateway_settings", [{"usage": {"flush_ms": 10}}])
 async def test_leaving_while_the_node_does_not_accept_gives_up_the_connection(
@@ -226,23 +236,20 @@ async def test_leaving_while_the_node_does_not_accept_gives_up_the_connection(
     assert await metric(gateway, "parallama_node_errors_total") == 0
 
 
-@pytest.fixture
-async def narrow(database_url: str, node: FakeOllama) -> AsyncIterator[RunningGateway]:
-    """A gateway that opens one connection to its node."""
-    nodes = [{"name": "node-1", "url": node.url, "max_connections": 1, "probe_s": 3600}]
-    async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
-        yield gateway
+NARROW = pytest.mark.parametrize("gateway_settings", [{"nodes": [{"max_connections": 1, "probe_s": 3600}]}], ids=[""])
+"""A gateway that opens one connection to its node."""
 
 
+@NARROW
 @WAYS
 async def test_leaving_while_waiting_for_a_connection_takes_none(
-    narrow: RunningGateway, node: FakeOllama, leave: Any
+    gateway: RunningGateway, node: FakeOllama, leave: Any
 ) -> None:
     node.cue(Answer(hold_chunks=(gate := Gate())))
-    pool = narrow.app[POOL].nodes[0]
-    async with asked(narrow, "/api/chat", CHAT) as first:
+    pool = gateway.app[POOL].nodes[0]
+    async with asked(gateway, "/api/chat", CHAT) as first:
         await node.request_for("/api/chat")
-        async with asked(narrow, "/api/generate", {"model": "llama3.2:1b", "prompt": "x"}) as second:
+        async with asked(gateway, "/api/generate", {"model": "llama3.2:1b", "prompt": "x"}) as second:
             await eventually(lambda: pool.in_flight == 2)
             leave(second)
             async with asyncio.timeout(AT_ONCE_S):
@@ -250,10 +257,10 @@ async def test_leaving_while_waiting_for_a_connection_takes_none(
         gate.set()
         assert (await first.answer()).status == 200
     assert node.seen("/api/generate") == []
-    assert (await ask(narrow, "/api/chat", UNARY)).status == 200, "the connection is free again"
-    rows = await narrow.rows(3)
+    assert (await ask(gateway, "/api/chat", UNARY)).status == 200, "the connection is free again"
+    rows = await gateway.rows(3)
     assert [row["outcome"] for row in rows] == ["ok", "cancelled", "ok"]
-    await at_rest(narrow)
+    await at_rest(gateway)
 
 
 @asynccontextmanager
@@ -297,6 +304,7 @@ class Pace(asyncio.Event):
             await asyncio.sleep(0.2)
 
 
+@ALONE
 async def test_a_client_that_leaves_is_never_taken_for_a_failed_node(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(hold_chunks=asyncio.Semaphore(40)), times=None)
     for number in range(20):
@@ -318,12 +326,8 @@ BEHIND = 32
 """Requests behind the one that is answered, from which on aiohttp 3.14 reads no more."""
 
 
-@pytest.fixture
-async def hasty(database_url: str, node: FakeOllama) -> AsyncIterator[RunningGateway]:
-    """A gateway that waits for its node half a second."""
-    nodes = [{"name": "node-1", "url": node.url, "first_byte_s": 0.5, "idle_s": 0.5}]
-    async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
-        yield gateway
+HASTY = pytest.mark.parametrize("gateway_settings", [{"nodes": [{"first_byte_s": 0.5, "idle_s": 0.5}]}], ids=[""])
+"""A gateway that waits for its node half a second."""
 
 
 async def timed_out(gateway: RunningGateway) -> None:
@@ -355,16 +359,17 @@ async def send_behind(gateway: RunningGateway, client: RawClient) -> None:
     assert await metric(gateway, "parallama_requests_total") == before
 
 
+@HASTY
 @WAYS
 async def test_with_many_requests_behind_it_leaving_is_noticed_when_the_nodes_time_is_up(
-    hasty: RunningGateway, node: FakeOllama, leave: Any
+    gateway: RunningGateway, node: FakeOllama, leave: Any
 ) -> None:
     node.cue(Answer(hold_head=Gate()))
-    async with asked(hasty, "/api/chat", CHAT) as client:
+    async with asked(gateway, "/api/chat", CHAT) as client:
         seen = await node.request_for("/api/chat")
-        await send_behind(hasty, client)
+        await send_behind(gateway, client)
         leave(client)
-        await timed_out(hasty)
+        await timed_out(gateway)
         async with asyncio.timeout(CEILING_S):
             await seen.client_left.wait()
 
@@ -408,37 +413,40 @@ async def send_what_is_taken(client: RawClient, data: bytes) -> None:
             await client.send(data)
 
 
+@HASTY
 @WAYS
 async def test_behind_a_large_body_that_nobody_reads_leaving_is_noticed_when_the_nodes_time_is_up(
-    hasty: RunningGateway, node: FakeOllama, leave: Any
+    gateway: RunningGateway, node: FakeOllama, leave: Any
 ) -> None:
     node.cue(Answer(hold_head=Gate()), "/api/tags", times=None)
     number = len(node.seen("/api/tags"))
-    async with raw_client(hasty.port) as client:
+    async with raw_client(gateway.port) as client:
         await send_what_is_taken(
-            client, request_bytes("GET", "/api/tags", bytes(20_000_000), bearer(hasty.key), "Connection: close")
+            client, request_bytes("GET", "/api/tags", bytes(20_000_000), bearer(gateway.key), "Connection: close")
         )
         seen = await node.request_for("/api/tags", number)
         leave(client)
-        await timed_out(hasty)
+        await timed_out(gateway)
         async with asyncio.timeout(CEILING_S):
             await seen.client_left.wait()
 
 
+@ALONE
+@HASTY
 @WAYS
 @FRAMINGS
 async def test_behind_an_upload_that_the_node_does_not_take_leaving_is_noticed_when_its_time_is_up(
-    hasty: RunningGateway, node: FakeOllama, leave: Any, framing: str
+    gateway: RunningGateway, node: FakeOllama, leave: Any, framing: str
 ) -> None:
     node.cue(Answer(reads=1000))
     framing = framing.replace("1000000", "100000000")
     data = b"%x\r\n" % 100_000_000 if "chunked" in framing else b""
-    async with raw_client(hasty.port) as client:
-        head = request_bytes("POST", BLOB, None, bearer(hasty.admin_key), framing)
+    async with raw_client(gateway.port) as client:
+        head = request_bytes("POST", BLOB, None, bearer(gateway.admin_key), framing)
         await send_what_is_taken(client, head + data + bytes(30_000_000))
         assert [one for one in node.requests if one.path.startswith("/api/blobs/")]
         leave(client)
-        await timed_out(hasty)
+        await timed_out(gateway)
     # a node that does not read sees no orderly end
     await eventually(lambda: sockets_to(node.port) == sockets_to(node.port, ESTABLISHED, TIME_WAIT))
     await eventually(lambda: sockets_to(node.port, ESTABLISHED) <= 1)  # that of the health checks

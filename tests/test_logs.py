@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallama.config import LogsSettings
-from parallama.logs import TOPICS, JsonFormatter, Masker, logging_to
+from parallama.app import build_app
+from parallama.config import LogsSettings, Settings
+from parallama.logs import TOPICS, JsonFormatter, Masker, hide, logging_to
 
 KEY = "plm_" + "A" * 43 + "_123456"
 
@@ -116,6 +117,27 @@ def test_a_secret_that_json_escapes_is_masked_too() -> None:
     line = _line(f"with {secret}", Masker([secret]), field=[secret])
     assert json.loads(line)["event"] == "with ********"
     assert json.loads(line)["field"] == ["********"]
+
+
+def test_a_secret_that_is_made_while_logs_are_written_is_masked_beside_the_configured_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with logging_to(LogsSettings(), ["hunter2-hunter2"]):
+        hide("made-by-the-server")
+        logging.getLogger("parallama.error").error("signed with %s", "made-by-the-server hunter2-hunter2")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "signed with ******** ********"
+
+
+def test_the_key_that_signs_tokens_is_masked_although_no_setting_holds_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = "a-secret-that-only-the-application-knows"
+    monkeypatch.setattr("parallama.app.token_urlsafe", lambda _size: made)
+    with logging_to(LogsSettings()):
+        build_app(Settings(), "postgresql://nobody@127.0.0.1:1/none", Path("nowhere"))
+        logging.getLogger("parallama.error").error("signed with %s", made)
+    assert "signed with ********" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,19 @@ from itertools import chain, repeat
 import orjson
 import pytest
 from asking import CHAT, MODEL, UNARY, Gate, ask, asked, at_rest, bearer, metric
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.testing import BAD_CHUNKS, BAD_HEADS, BUSY, Answer, FakeOllama, Fault
+
+pytestmark = in_one_loop
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
@@ -200,6 +209,7 @@ async def test_any_name_of_a_model_can_be_told_in_a_header(
     assert (await gateway.row())["model_asked"].startswith(name[:5])
 
 
+@ALONE
 async def test_spellings_of_one_model_share_a_label(gateway: RunningGateway) -> None:
     for spelling in (MODEL, MODEL.upper(), f" {MODEL} ", f"library/{MODEL}"):
         assert (await ask(gateway, "/api/chat", {**UNARY, "model": spelling})).status == 200
@@ -218,6 +228,7 @@ async def test_a_list_in_another_shape_is_the_nodes_fault(
     assert list(got.json()) == ["error"]
 
 
+@ALONE
 async def test_a_node_that_breaks_is_looked_at_again_at_once(gateway: RunningGateway, node: FakeOllama) -> None:
     await node.close()
     assert (await ask(gateway, "/api/chat", UNARY)).status == 502

@@ -25,6 +25,12 @@ SECOND = Migration(2, "0002_two.sql", "CREATE TABLE two (id int);")
 NAMES = [migration.name for migration in migrations()]
 
 
+@pytest.fixture
+def database_url(unused_database_url: str) -> str:
+    """Every partition is made by the test."""
+    return unused_database_url
+
+
 async def tables(url: str) -> set[str]:
     one = await asyncpg.connect(url)
     try:

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 from asking import CHAT, MODEL, UNARY, ask, bearer
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway
 
 from parallama.testing import Answer, FakeOllama
+
+pytestmark = in_one_loop
 
 MOUNTS = pytest.mark.parametrize("mount", ["/api", "/ollama/api"])
 BLOB = "/blobs/sha256:" + "0" * 64
@@ -37,6 +46,7 @@ async def test_a_head_request_gets_a_head_alone(
     assert [seen.method for seen in node.seen("/api" + path)].count("HEAD") == 2
 
 
+@ALONE
 @MOUNTS
 async def test_a_delete_with_a_body_deletes_the_model(gateway: RunningGateway, node: FakeOllama, mount: str) -> None:
     got = await ask(gateway, mount + "/delete", {"model": MODEL}, method="DELETE", admin=True)

@@ -12,12 +12,21 @@ from typing import Any
 import pytest
 import recorded
 from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, asked, at_rest, bearer, metric, node_path
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import Got, raw_client, request_bytes
 from running import RunningGateway, eventually, running_gateway
 from upstream_client import accepted, full
 
 from parallama.app import POOL
 from parallama.testing import BUSY, Answer, FakeOllama, Fault, SeenRequest, load_recording
+
+pytestmark = in_one_loop
 
 PATHS = pytest.mark.parametrize(("path", "body"), [*STREAMS, ("/api/chat", UNARY), ("/ollama/v1/chat", CHAT)])
 LINE = b'{"model":"m","message":{"role":"assistant","content":"four"},"done":false}\n'
@@ -37,6 +46,7 @@ async def failed(gateway: RunningGateway, status: int = 502, code: str = "upstre
     return row
 
 
+@ALONE
 @PATHS
 async def test_a_node_that_refuses_the_connection_is_a_502(
     gateway: RunningGateway, node: FakeOllama, path: str, body: Any
@@ -187,34 +197,33 @@ async def test_a_line_that_is_no_json_passes_to_who_speaks_the_nodes_dialect(
     assert (row["outcome"], row["output_tokens"], row["estimated"]) == ("ok", 2, False)
 
 
-@pytest.fixture
-async def hasty(database_url: str, node: FakeOllama) -> Any:
-    """A gateway that waits for its node 0.3 s."""
-    nodes = [{"name": "node-1", "url": node.url, "first_byte_s": 0.3, "idle_s": 0.3}]
-    async with running_gateway(database_url, node.url, {"nodes": nodes}) as gateway:
-        yield gateway
+HASTY = pytest.mark.parametrize("gateway_settings", [{"nodes": [{"first_byte_s": 0.3, "idle_s": 0.3}]}], ids=[""])
+"""A gateway that waits for its node 0.3 s."""
 
 
+@HASTY
+@ALONE
 @PATHS
 async def test_a_node_that_is_silent_before_its_head_is_a_504(
-    hasty: RunningGateway, node: FakeOllama, path: str, body: Any
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any
 ) -> None:
     node.cue(Answer(fault=Fault.HANG))
-    assert is_error(await ask(hasty, path, body), 504)
-    await failed(hasty, 504, "timed_out")
-    assert await metric(hasty, "parallama_node_errors_total") == 1
+    assert is_error(await ask(gateway, path, body), 504)
+    await failed(gateway, 504, "timed_out")
+    assert await metric(gateway, "parallama_node_errors_total") == 1
     await asyncio.wait_for(node.seen(node_path(path))[0].client_left.wait(), 30)
 
 
+@HASTY
 @pytest.mark.parametrize(("path", "body"), STREAMS)
 async def test_a_node_that_falls_silent_in_a_stream_is_told_in_the_stream(
-    hasty: RunningGateway, node: FakeOllama, path: str, body: Any
+    gateway: RunningGateway, node: FakeOllama, path: str, body: Any
 ) -> None:
     node.cue(Answer(fault=Fault.HANG, after_body=500))
-    got = await ask(hasty, path, body)
+    got = await ask(gateway, path, body)
     assert got.status == 200
     assert list(json.loads(got.body.splitlines()[-1])) == ["error"]
-    row = await failed(hasty, 504, "timed_out")
+    row = await failed(gateway, 504, "timed_out")
     assert row["estimated"] is True
     await asyncio.wait_for(node.seen(node_path(path))[0].client_left.wait(), 30)
 
@@ -265,6 +274,7 @@ async def test_a_redirect_is_a_502_and_is_not_followed(gateway: RunningGateway, 
     await failed(gateway)
 
 
+@ALONE
 async def test_a_node_that_was_away_is_used_again_at_once(gateway: RunningGateway, node: FakeOllama) -> None:
     await node.close()
     assert (await ask(gateway, "/api/chat", CHAT)).status == 502
@@ -273,6 +283,7 @@ async def test_a_node_that_was_away_is_used_again_at_once(gateway: RunningGatewa
     assert [row["outcome"] for row in await gateway.rows(2)] == ["failed", "ok"]
 
 
+@ALONE
 async def test_an_idle_connection_that_the_node_has_closed_costs_nobody_an_error(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
@@ -354,13 +365,14 @@ async def test_an_early_answer_stops_the_upload(gateway: RunningGateway, node: F
     assert (row["status"], row["outcome"], row["error"]) == (413, "refused", "node_error")
 
 
-async def test_a_node_that_stops_taking_an_upload_is_a_504(hasty: RunningGateway, node: FakeOllama) -> None:
+@HASTY
+async def test_a_node_that_stops_taking_an_upload_is_a_504(gateway: RunningGateway, node: FakeOllama) -> None:
     node.cue(Answer(reads=1000))
-    async with raw_client(hasty.port) as client:
-        head = request_bytes("POST", BLOB, None, bearer(hasty.admin_key), "Content-Length: 300000000")
+    async with raw_client(gateway.port) as client:
+        head = request_bytes("POST", BLOB, None, bearer(gateway.admin_key), "Content-Length: 300000000")
         client.writer.write(head + bytes(30_000_000))
         assert (await client.answer()).status == 504
-    await failed(hasty, 504, "timed_out")
+    await failed(gateway, 504, "timed_out")
 
 
 async def test_a_stream_that_ends_with_its_connection_is_whole(gateway: RunningGateway, node: FakeOllama) -> None:
@@ -428,19 +440,21 @@ FAULTS = [
 ]
 
 
-async def test_after_all_failures_nothing_is_left(hasty: RunningGateway, node: FakeOllama) -> None:
-    await ask(hasty, "/api/version")
+@ALONE
+@HASTY
+async def test_after_all_failures_nothing_is_left(gateway: RunningGateway, node: FakeOllama) -> None:
+    await ask(gateway, "/api/version")
     tasks = len(asyncio.all_tasks())
     connections = accepted(node)
     for fault in FAULTS:
         node.cue(fault, times=3)
         for path, body in STREAMS:
-            await ask(hasty, path, body)
+            await ask(gateway, path, body)
         node.clear()
-    rows = await hasty.rows(1 + 3 * len(FAULTS))
+    rows = await gateway.rows(1 + 3 * len(FAULTS))
     assert len(rows) == 1 + 3 * len(FAULTS)
-    assert (await ask(hasty, "/api/chat", UNARY)).status == 200
-    await at_rest(hasty)
+    assert (await ask(gateway, "/api/chat", UNARY)).status == 200
+    await at_rest(gateway)
     await eventually(lambda: sum(not task.done() for task in connections) <= 2)  # what is kept for later, and a probe
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 2)  # and the node's two for these
 

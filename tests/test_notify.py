@@ -11,16 +11,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import aiohttp
 import asyncpg
 import pytest
-from running import eventually
+from calling import Wire, bearer, process, refused, write
+from running import eventually, running_gateway
 
+from parallama.config import DatabaseSettings
 from parallama.db.cluster import Cluster
 from parallama.db.embedded import embedded
 from parallama.db.migrate import migrate
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import ConfigError, Unavailable
+from parallama.identity.api_keys import ApiKeys
+from parallama.identity.users import Users
 
 
 class Heard:
@@ -90,6 +95,17 @@ async def test_changes_of_users_and_keys_are_told_in_order(database: Database) -
         assert sorted(heard.changes[4:]) == [about_key, about_user]
         assert heard.listener.lost_since is None
         assert heard.resets == 0
+
+
+async def test_who_has_caught_up_has_heard_of_all_that_was_committed_before(database: Database) -> None:
+    async with listening(database.url) as heard:
+        for number in range(50):
+            user = await Users(database).create(f"u{number}")
+            await heard.listener.caught_up()
+            heard.changes.clear()
+            await Users(database).update(user.username, active=False)
+            await heard.listener.caught_up()
+            assert ("user", str(user.id)) in heard.changes
 
 
 async def test_what_is_rolled_back_is_not_told(database: Database) -> None:
@@ -175,3 +191,80 @@ async def test_nobody_listens_after_leaving(database: Database) -> None:
     async with listening(database.url):
         pass
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "database listener"]
+
+
+async def test_a_database_that_hangs_makes_cached_keys_unknown_and_those_that_ended_meanwhile_stay_dead(
+    database_url: str,
+) -> None:
+    """PostgreSQL answers no more, and does not close either: its NOTIFY is on the way for as long as that lasts."""
+    settings = {"auth": {"grace_s": 0.2}, "database": {"acquire_s": 0.2, "connect_s": 1, "command_s": 1}}
+    async with (
+        Wire(database_url).running() as wire,
+        Database(database_url, DatabaseSettings(acquire_s=60, command_s=60)).running() as database,
+        running_gateway(wire.url, "http://127.0.0.1:1", settings) as gateway,
+    ):
+        dead, live = Asked(gateway.http, gateway.url, gateway.admin_key), Asked(gateway.http, gateway.url, gateway.key)
+        await asyncio.gather(dead.once(), live.once())
+        assert (dead.statuses, live.statuses) == ([200], [200])
+        wire.open.clear()
+        await ApiKeys(database).revoke_all("root")
+        await eventually(lambda: b"parallama" in wire.held)
+        async with asyncio.TaskGroup() as tasks:
+            for asked in (dead, live):
+                tasks.create_task(asked.on_and_on())
+            await eventually(lambda: all(asked.statuses.count(503) >= 3 for asked in (dead, live)))
+            assert (dead.after_503(), live.after_503()) == ({503}, {503})
+            wire.open.set()
+            await eventually(lambda: (dead.statuses[-1], live.statuses[-1]) == (401, 200))
+            dead.over = live.over = True
+        assert (dead.after_503(), live.after_503()) == ({503, 401}, {503, 200})
+
+
+class Asked:
+    """A key that is asked with again and again, and the statuses of the answers."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, key: str) -> None:
+        self._http, self._url, self._headers = http, f"{url}/me", {"Authorization": f"Bearer {key}"}
+        self.statuses: list[int] = []
+        self.over = False
+
+    async def once(self) -> None:
+        async with self._http.get(self._url, headers=self._headers) as answer:
+            self.statuses.append(answer.status)
+
+    async def on_and_on(self) -> None:
+        while not self.over:
+            await self.once()
+            await asyncio.sleep(0.01)  # others are to have the processor
+
+    def after_503(self) -> set[int]:
+        """What was answered from the first 503 on."""
+        return set(self.statuses[self.statuses.index(503) :])
+
+
+async def test_a_look_up_that_was_in_flight_while_a_notify_was_lost_is_not_cached(
+    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", 20)  # how long the listener is away is up to the test
+    await Users(database).create("alice")
+    (first, _), (key, _) = [await ApiKeys(database).create("alice") for _ in range(2)]
+    async with (
+        Wire(database_url).running() as asked,
+        Wire(database_url).running() as told,
+        Database(asked.url, DatabaseSettings(command_s=20)).running() as remote,
+        process(remote, listen=told.url) as (callers, listener),
+    ):
+        await callers.identify(bearer(first))  # the statement is prepared now: a look-up is one round trip
+        asked.open.clear()
+        async with asyncio.TaskGroup() as tasks:
+            look_up = tasks.create_task(callers.identify(bearer(key)))
+            await eventually(lambda: b"alice" in asked.held)
+            await told.cut()
+            await eventually(lambda: listener.lost_since is not None)
+            await write(database, "UPDATE api_keys SET revoked_at = now()")
+            await told.mend()
+            await eventually(lambda: listener.lost_since is None)
+            asked.open.set()
+            assert (await look_up).username == "alice"
+        assert await refused(callers, key)
+        assert await refused(callers, first)

@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, ask, at_rest, bearer, metric
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import raw_client, request_bytes
 from running import RunningGateway, running_gateway
 from upstream_client import accepted
@@ -18,6 +25,8 @@ from wire import Wire
 
 from parallama.exchange import created_at
 from parallama.testing import Answer, FakeOllama, Fault
+
+pytestmark = in_one_loop
 
 Body = dict[str, Any]
 
@@ -135,6 +144,7 @@ async def test_a_full_context_is_noted(
     assert [row["context_full"] for row in await gateway.rows(2)] == [full, full]
 
 
+@ALONE
 async def test_300_exchanges_at_once_leave_300_rows(gateway: RunningGateway, node: FakeOllama) -> None:
     kinds: list[tuple[str, str, Any]] = [
         ("POST", "/api/chat", CHAT),
@@ -160,6 +170,7 @@ async def test_300_exchanges_at_once_leave_300_rows(gateway: RunningGateway, nod
     assert await metric(gateway, "parallama_requests_total") == 300
 
 
+@ALONE
 async def test_cancelled_and_failed_exchanges_are_counted_once_each_among_others(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
@@ -180,6 +191,7 @@ async def test_cancelled_and_failed_exchanges_are_counted_once_each_among_others
     await at_rest(gateway)
 
 
+@ALONE
 async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lost(
     database_url: str, node: FakeOllama
 ) -> None:

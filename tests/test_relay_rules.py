@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from asking import CHAT, MODEL, UNARY, ask, bearer
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import raw_client
 from running import RunningGateway, eventually, running_gateway
 from wire import Wire
@@ -15,6 +23,8 @@ from wire import Wire
 from parallama.app import POOL
 from parallama.identity import keys
 from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
+
+pytestmark = in_one_loop
 
 CLOUD = "gpt-oss:120b-cloud"
 ALLOWED = pytest.mark.parametrize("gateway_settings", [{"models": {"allow_cloud": True}}])
@@ -115,7 +125,7 @@ async def test_the_node_reads_the_model_that_was_judged(gateway: RunningGateway,
     assert json.loads((await node.request_for("/api/chat")).body) == {"model": MODEL}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def with_stub(database_url: str, node: FakeOllama) -> AsyncIterator[RunningGateway]:
     """A node whose model `harmless` is a stub of a cloud model; it does not tell its models to the first probe."""
     models = [{"name": "harmless:latest", "digest": "0" * 64, "remote_host": "https://ollama.com:443"}]
@@ -160,6 +170,7 @@ async def test_managing_models_needs_an_admin(
     ]
 
 
+@ALONE
 async def test_models_that_an_admin_adds_are_known_soon(gateway: RunningGateway) -> None:
     assert not gateway.app[POOL].catalog.exists("mine")
     await ask(gateway, "/api/copy", {"source": MODEL, "destination": "mine"}, admin=True)

@@ -31,8 +31,8 @@ def held(run: Run, name: str) -> list[str]:
     return found
 
 
-def test_the_seeded_roles_are_listed(parallama: Run) -> None:
-    found = roles(parallama)
+def test_the_seeded_roles_are_listed(parallama: Run, run: Run) -> None:
+    found = roles(run)
     assert set(found) >= {"admin", "basic", "premium"}
     assert found["basic"]["permissions"] == ["basic_rate_limits", "use_ollama"]
     assert "basic_rate_limits" in parallama("role", "list").stdout

@@ -1,6 +1,7 @@
 """What ends in one place ends everywhere: a gateway under load hears of changes that somebody else has made.
 
-Two gateways on one database, each with a cache and a listener of its own; the changes are made past both.
+Two gateways on one database, in this process and in one of its own (`parallama serve`), each with a cache and a
+listener; the changes are made past both.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,6 +20,7 @@ import pytest_asyncio
 from aiohttp import web
 from calling import session_of, write
 from e2e.databases import fresh_database
+from processes import place
 from running import CEILING_S, PATIENT, eventually
 
 from parallama.app import build_app
@@ -30,6 +33,7 @@ from parallama.server import make_runner
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+NODE = "http://127.0.0.1:1"
 SECRET = "the secret of both gateways of 48 characters, random"
 WORKERS, AFTERWARDS = 3, 20
 _numbers = itertools.count(1)
@@ -40,6 +44,7 @@ class Pair:
     """Two gateways on one database."""
 
     urls: tuple[str, str]
+    """Of the one in this process, of the one in its own."""
     database: Database
     http: aiohttp.ClientSession
 
@@ -84,9 +89,7 @@ class Load:
 
 @asynccontextmanager
 async def serving(database_url: str, state: Path) -> AsyncIterator[str]:
-    settings = Settings.model_validate(
-        {"nodes": [{"name": "none", "url": "http://127.0.0.1:1"}], "auth": {"jwt_secret": SECRET}}
-    )
+    settings = Settings.model_validate({"nodes": [{"name": "none", "url": NODE}], "auth": {"jwt_secret": SECRET}})
     runner = make_runner(build_app(settings, database_url, state), settings)
     try:
         await runner.setup()
@@ -97,14 +100,25 @@ async def serving(database_url: str, state: Path) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def serving_elsewhere(database_url: str) -> AsyncIterator[str]:
+    """The URL of a gateway in an operating system process of its own; it stops in order at the end."""
+    env: dict[str, Any] = {"PARALLAMA_DB_URL": database_url, "PARALLAMA_JWT_SECRET": SECRET}
+    env |= {"PARALLAMA__NODES__0__NAME": "none", "PARALLAMA__NODES__0__URL": NODE}
+    with place() as here:
+        running = here.start("serve", "--port", "0", **env)
+        await asyncio.to_thread(running.ready)
+        yield running.url
+        assert await asyncio.to_thread(running.end) == 0
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
-    state = tmp_path_factory.mktemp("state")
     async with (
         fresh_database(postgres) as url,
         Database(url, PATIENT).running() as database,
-        serving(url, state / "first") as first,
-        serving(url, state / "second") as second,
+        serving(url, tmp_path_factory.mktemp("state")) as first,
+        serving_elsewhere(url) as second,
         aiohttp.ClientSession() as http,
     ):
         yield Pair((first, second), database, http)

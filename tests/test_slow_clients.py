@@ -11,12 +11,21 @@ from typing import Any, Literal, cast
 
 import pytest
 from asking import CHAT, EMBED, STREAMS, asked, at_rest, bearer, node_path
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import in_one_loop
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
 from running import CEILING_S, RunningGateway, eventually, running_gateway
 from slow_reader import SlowReader, slow_reader
 
 from parallama.app import POOL
 from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
+
+pytestmark = in_one_loop
 
 KB = 1 << 10
 MB = 1 << 20

@@ -11,11 +11,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 from asking import CHAT, UNARY, ask, at_rest, bearer, metric, under_way
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import gateway_settings as gateway_settings
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from raw_http import RawClient, raw_client, request_bytes
 from running import RunningGateway, eventually
 
 from parallama.identity import keys
 from parallama.testing import Answer, FakeOllama, Fault, SeenRequest
+
+pytestmark = in_one_loop
 
 MB = 1 << 20
 EXPECT = "Expect: 100-continue"
@@ -52,6 +61,7 @@ def uploads(node: FakeOllama) -> list[SeenRequest]:
     return [seen for seen in node.requests if seen.path.startswith("/api/blobs/")]
 
 
+@ALONE
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("expects", [False, True])
 async def test_an_upload_arrives_byte_for_byte(
@@ -144,6 +154,7 @@ async def test_a_node_that_breaks_after_an_upload_is_a_502(
     assert (row["status"], row["outcome"], row["request_bytes"]) == (502, "failed", MB)
 
 
+@ALONE
 async def test_a_node_that_dies_during_an_upload_is_a_502(gateway: RunningGateway, node: FakeOllama) -> None:
     async with sent(gateway, blob(b""), gateway.admin_key, f"Content-Length: {300 * MB}") as client:
         await client.send(bytes(1 << 16))

@@ -39,18 +39,18 @@ async def opens(database_url: str, name: str, password: str) -> bool:
         return (await passwords.verify(known.password if known else None, password)).ok
 
 
-def test_users_are_created_and_listed(parallama: Run) -> None:
-    assert listed(parallama) == []
+def test_users_are_created_and_listed(parallama: Run, run: Run) -> None:
+    assert listed(run) == []
     assert parallama("user", "create", "alice").returncode == 0
-    assert parallama("user", "create", "root", "--role", "premium", "--admin").returncode == 0
-    alice, root = listed(parallama)
+    assert run("user", "create", "root", "--role", "premium", "--admin").returncode == 0
+    alice, root = listed(run)
     assert list(alice) == ["id", "username", "role", "admin", "active", "created_at"]
     assert (alice["username"], alice["role"], alice["admin"], alice["active"]) == ("alice", "basic", False, True)
     assert (root["username"], root["role"], root["admin"]) == ("root", "premium", True)
     created_at = str(alice["created_at"])
     assert created_at.endswith("Z")
     assert datetime.fromisoformat(created_at).utcoffset() == timedelta(0)
-    assert listed(parallama, "--role", "premium") == [root]
+    assert listed(run, "--role", "premium") == [root]
     table = parallama("user", "list").stdout
     assert "username" in table
     assert str(alice["id"]) in table

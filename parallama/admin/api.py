@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from parallama.admin.guards import Guard
 from parallama.errors import ApiError, Invalid
@@ -22,13 +22,17 @@ from parallama.identity.actor import Actor
 
 PREFIX = "/admin/v1"
 
+_MAX_DETAILS = 20
+
 T = TypeVar("T")
 
 
 class Shape(BaseModel):
     """What a client sends: unknown keys are refused, and nothing of it is quoted in an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, defer_build=True
+    )
 
 
 class Paging(Shape):
@@ -92,6 +96,26 @@ class Operation:
     """What `run` raises beside what follows from guard, query and body."""
     versioned: bool = False
     """Whether `If-Match` is heeded."""
+
+
+def validated(shape: type[Shape], given: Mapping[str, Any]) -> Any:
+    """An instance of `shape`. Raises Invalid, which names the fields and quotes nothing."""
+    try:
+        return TypeAdapter(shape).validate_python(given)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
+        detail = [
+            {"field": ".".join(map(str, one["loc"])), "message": one["msg"].removeprefix("Value error, ")}
+            for one in wrong[:_MAX_DETAILS]
+        ]
+        field, message = detail[0]["field"], detail[0]["message"]
+        text = f"{field}: {message}" if field else message
+        raise Invalid(text, param=field or None, detail=detail) from None
+
+
+def serialized(answer: Any) -> bytes:
+    """JSON of what an operation gives: times in RFC 3339, UTC."""
+    return orjson.dumps(answer, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC)
 
 
 def cursor_of(*place: str | int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -47,7 +48,7 @@ def assignment_operations(database: Database) -> list[Operation]:
         on(name="change_assignment", method="PATCH", path=_ONE, summary="Change when a user loses a role.",
            run=held.change, body=AssignmentChange, answer=AssignmentRecord, errors=(NotFound, Conflict)),
         on(name="end_assignment", method="DELETE", path=_ONE, summary="Take a role from a user; the history stays.",
-           run=held.end, errors=(NotFound, Conflict)),
+           guard=replace(guard, gives=False), run=held.end, errors=(NotFound, Conflict)),
     ]  # fmt: skip
 
 

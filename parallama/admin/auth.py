@@ -5,23 +5,43 @@ Clients of all kinds ask here: what they leave out or send as something else tha
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import WithJsonSchema
+from pydantic import ConfigDict, WithJsonSchema
 
 from parallama.admin.api import Call, Operation, Shape
 from parallama.admin.guards import PUBLIC
 from parallama.errors import BadRequest, Conflict, Invalid, NotAllowed, NotAuthenticated, OverLimit, Unavailable
 from parallama.identity.logins import Logins, Registered, Tokens
 
-Said = Annotated[Any, WithJsonSchema({"type": "string"})]
+_TEXT = {"type": "string", "minLength": 1}
+Said = Annotated[Any, WithJsonSchema(_TEXT)]
 """Text, judged by `_said`."""
+SaidOtherwise = Annotated[Any, WithJsonSchema({**_TEXT, "deprecated": True})]
+"""The same under another name."""
+
+
+def _needs(*names: str, either: Sequence[tuple[str, ...]] = ()) -> Callable[[dict[str, Any]], None]:
+    """What makes a schema say what `_said` asks for: these names, and one of each of `either`."""
+
+    def say(schema: dict[str, Any]) -> None:
+        for field in schema["properties"].values():
+            del field["default"]
+        if names:
+            schema["required"] = list(names)
+        if either:
+            schema["allOf"] = [{"oneOf": [{"required": [name]} for name in some]} for some in either]
+
+    return say
 
 
 class Registration(Shape):
     """A user to be."""
+
+    model_config = ConfigDict(json_schema_extra=_needs("username", "password"))
 
     username: Said = None
     """A letter or digit, then at most 62 letters, digits or . _ @ -."""
@@ -32,18 +52,22 @@ class Registration(Shape):
 class Login(Shape):
     """Who logs in."""
 
+    model_config = ConfigDict(json_schema_extra=_needs(either=[("username", "account"), ("password", "passwd")]))
+
     username: Said = None
     """The user's name, in whatever case."""
-    account: Said = None
-    """The same, for clients that call it so."""
+    account: SaidOtherwise = None
+    """In place of `username`, for clients that call it so."""
     password: Said = None
     """The user's password."""
-    passwd: Said = None
-    """The same, for clients that call it so."""
+    passwd: SaidOtherwise = None
+    """In place of `password`, for clients that call it so."""
 
 
 class Refresh(Shape):
     """A session, by its token."""
+
+    model_config = ConfigDict(json_schema_extra=_needs("refresh_token"))
 
     refresh_token: Said = None
     """Of the login, or of the refresh after it."""

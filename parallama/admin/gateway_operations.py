@@ -48,7 +48,7 @@ class GatewayChange(Shape):
 class GatewayState(BaseModel):
     """What is set for a gateway family."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
     name: str
     enabled: bool

@@ -1,4 +1,8 @@
-"""What a route asks of its caller. Every route that no gateway owns declares one."""
+"""What a route asks of its caller. Every route that no gateway owns declares one.
+
+Whoever asks with less than a full credential, a key that is limited or that expires, makes nobody a wider one: what may
+give a credential or a permission is refused to them here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from dataclasses import dataclass
 
 from parallama.errors import NotAllowed
 from parallama.exchange import Caller
+
+_READS = frozenset({"GET", "HEAD"})
+_GIVING_NOTHING = frozenset({"manage_models", "view_metrics"})
+"""Permissions for what gives nobody a credential or a permission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +28,14 @@ class Guard:
     """True: nobody is asked who they are."""
     limited: bool = False
     """Whether a key that is limited to gateways or models is enough."""
+    gives: bool = True
+    """Whether what it lets change may give somebody a credential or a permission; a full credential is needed then."""
 
-    def check(self, caller: Caller) -> None:
+    def needs_full(self, method: str) -> bool:
+        """Whether a request by this HTTP method needs a full credential."""
+        return self.gives and not self.public and method not in _READS
+
+    def check(self, caller: Caller, method: str) -> None:
         """Raise NotAllowed, naming what is missing."""
         missing = [permission for permission in self.permissions if not caller.may(permission)]
         if missing and not (self.any and len(missing) < len(self.permissions)):
@@ -29,6 +43,14 @@ class Guard:
         policy = caller.policy
         if not self.limited and policy and (policy.gateways is not None or policy.models is not None):
             raise NotAllowed("this key is limited to gateways or models, and good for nothing else")
+        if self.needs_full(method) and not caller.full:
+            raise NotAllowed(f"{_shortfall(caller)}: log in, or use a key that is not limited and does not expire")
+
+
+def _shortfall(caller: Caller) -> str:
+    if caller.key_id is None:
+        return "this is for nobody without a credential"
+    return f"this key {'is limited' if caller.policy else 'expires'}, and gives nobody credentials or permissions"
 
 
 PUBLIC = Guard(public=True)
@@ -38,9 +60,9 @@ KNOWN = Guard(limited=True)
 
 def needs(*permissions: str) -> Guard:
     """All of these permissions."""
-    return Guard(permissions=permissions)
+    return Guard(permissions=permissions, gives=not _GIVING_NOTHING.issuperset(permissions))
 
 
 def needs_any(*permissions: str) -> Guard:
     """One of these permissions."""
-    return Guard(permissions=permissions, any=True)
+    return Guard(permissions=permissions, any=True, gives=not _GIVING_NOTHING.issuperset(permissions))

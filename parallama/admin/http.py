@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import TypeAdapter, ValidationError
 
-from parallama.admin.api import Call, Operation, Shape
+from parallama.admin.api import Call, Operation, Shape, serialized, validated
 from parallama.admin.guards import Guard
 from parallama.admin.state import Handler
-from parallama.arrival import ARRIVAL, Arrival
+from parallama.arrival import ARRIVAL, Arrival, ask_for_body
 from parallama.errors import BadRequest, BodyTooLarge, Invalid, NotFound, UnsupportedMedia
 from parallama.exchange import Caller
 from parallama.identity.actor import Actor
@@ -30,8 +29,6 @@ MAX_DEPTH = 32
 """Of arrays and objects within each other."""
 
 _BODY_S = 30.0
-_MAX_DETAILS = 20
-_DUMP = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 """RFC 9110 section 8.8.3."""
 _OURS = re.compile(r'"(0|[1-9][0-9]{0,17})"')
@@ -42,10 +39,18 @@ CALLER = web.RequestKey("caller", Caller)
 """Of a request to a guarded route that is not public."""
 
 
-def add_operations(app: web.Application, operations: Iterable[Operation], callers: Callers) -> None:
-    """A route for each operation, and one for HEAD where it is a GET (RFC 9110 section 9.1)."""
+def add_operations(
+    app: web.Application,
+    operations: Iterable[Operation],
+    callers: Callers,
+    caught_up: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """A route for each operation, and one for HEAD where it is a GET (RFC 9110 section 9.1).
+
+    What changes something is answered once this process has `caught_up` with it: whoever reads the answer finds it so.
+    """
     for operation in operations:
-        handler = guarded(_handler(operation), operation.guard, callers)
+        handler = guarded(_handler(operation, caught_up), operation.guard, callers)
         for method in ("GET", "HEAD") if operation.method == "GET" else (operation.method,):
             app.router.add_route(method, operation.path, handler)
 
@@ -67,11 +72,11 @@ async def _let_in(request: web.Request, guard: Guard, callers: Callers) -> Calle
     arrival = request[ARRIVAL]
     told = {"path": request.path, "remote": arrival.address, "request_id": arrival.text}
     caller = await callers.identify(request.headers, arrival.address, lambda: told)
-    guard.check(caller)
+    guard.check(caller, request.method)
     return caller
 
 
-def _handler(operation: Operation) -> Handler:
+def _handler(operation: Operation, caught_up: Callable[[], Awaitable[None]] | None) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         caller = request.get(CALLER)
         call = Call(
@@ -82,7 +87,10 @@ def _handler(operation: Operation) -> Handler:
             version=_version(request) if operation.versioned else None,
             body=None if operation.body is None else await _body(operation.body, request),
         )
-        return _answer(operation, await operation.run(call))
+        answer = await operation.run(call)
+        if caught_up is not None and operation.method != "GET":
+            await caught_up()
+        return _answer(operation, answer)
 
     return handle
 
@@ -125,25 +133,29 @@ def _query(shape: type[Shape] | None, request: web.Request) -> Any:
         if given:
             raise Invalid(f"the query has an unknown parameter: {request.method} takes none here")
         return None
-    return _validated(shape, given)
+    return validated(shape, given)
 
 
 async def _body(shape: type[Shape], request: web.Request) -> Any:
     """Of `shape`; nothing at all stands for `{}` where that has what is needed."""
     if not request.body_exists and not any(one.is_required() for one in shape.model_fields.values()):
-        return _validated(shape, {})
+        return validated(shape, {})
     if request.content_type != "application/json":
         raise UnsupportedMedia("the body must be JSON: send Content-Type: application/json")
     document = parsed(await _read(request))
     if not isinstance(document, dict):
         raise BadRequest("the body must be a JSON object", code="invalid_json_shape")
-    return _validated(shape, document)
+    return validated(shape, document)
 
 
 async def _read(request: web.Request) -> bytes:
+    """The whole body, asked for where the client waits for that; not when it is announced as too large."""
     limit, body = MAX_BODY_KB * 1024, bytearray()
+    if (request.content_length or 0) > limit:
+        raise _too_large()
     try:
         async with asyncio.timeout(_BODY_S):
+            await ask_for_body(request)
             while len(body) <= limit and (part := await request.content.readany()):
                 body += part
     except TimeoutError:
@@ -151,8 +163,12 @@ async def _read(request: web.Request) -> bytes:
     except (web.RequestPayloadError, ConnectionError):
         raise BadRequest("the request body is not framed as its head says") from None
     if len(body) > limit:
-        raise BodyTooLarge(f"the body must not be longer than {MAX_BODY_KB} KiB")
+        raise _too_large()
     return bytes(body)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"the body must not be longer than {MAX_BODY_KB} KiB")
 
 
 def parsed(body: bytes) -> Any:
@@ -180,20 +196,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> None:
         raise BadRequest("the body has a name twice in one object", code="invalid_json")
 
 
-def _validated(shape: type[Shape], given: Mapping[str, Any]) -> Any:
-    try:
-        return TypeAdapter(shape).validate_python(given)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_context=False, include_input=False)
-        detail = [
-            {"field": ".".join(map(str, one["loc"])), "message": one["msg"].removeprefix("Value error, ")}
-            for one in wrong[:_MAX_DETAILS]
-        ]
-        field, message = detail[0]["field"], detail[0]["message"]
-        text = f"{field}: {message}" if field else message
-        raise Invalid(text, param=field or None, detail=detail) from None
-
-
 def _version(request: web.Request) -> int | None:
     """Of `If-Match: "3"` (RFC 9110 section 13.1.1); `*` stands for any, as does its absence. One that is not ours, or
     weak, is no version that there can be. Raises BadRequest for several and for what is none."""
@@ -212,5 +214,5 @@ def _answer(operation: Operation, answer: Any) -> web.Response:
         return web.Response(status=204)
     version = answer.get("version") if isinstance(answer, Mapping) else getattr(answer, "version", None)
     headers = {"Cache-Control": "no-store"} | ({} if version is None else {"ETag": f'"{version}"'})
-    body = orjson.dumps(answer, option=_DUMP)
+    body = serialized(answer)
     return web.Response(status=operation.status, body=body, content_type="application/json", headers=headers)

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from pydantic import Field, StrictBool, model_validator
 
-from parallama.admin.api import Call, Operation, Page, Shape
+from parallama.admin.api import PREFIX, Call, Operation, Page, Shape
 from parallama.admin.guards import Guard
-from parallama.admin.users import GUARD, USER
+from parallama.admin.users import GUARD, TAKING, USER
 from parallama.admin.values import Moment, Part, after, id_of, page_of, stands
 from parallama.db.pool import Database
 from parallama.errors import Conflict, NotFound, Outdated
@@ -109,6 +109,8 @@ class Owned:
     """In the names of the operations."""
     tag: str
     guard: Guard
+    taking: Guard
+    """For what only takes something away."""
     read: Owner
     change: Owner
 
@@ -119,19 +121,30 @@ def key_operations(database: Database) -> list[Operation]:
     async def owner(call: Call) -> UserRecord:
         return await Users(database, call.actor).get(call.path["name"])
 
-    owned = Owned(path=f"{USER}/keys", noun="key", tag="keys", guard=GUARD, read=owner, change=owner)
+    owned = Owned(path=f"{USER}/keys", noun="key", tag="keys", guard=GUARD, taking=TAKING, read=owner, change=owner)
     revoke_all = Operation(
         name="revoke_keys",
         method="POST",
         path=f"{owned.path}/revoke",
         tag=owned.tag,
         summary="Revoke all keys of a user.",
-        guard=GUARD,
+        guard=TAKING,
         run=_Keys(database, owned).revoke_all,
         answer=Revoked,
         errors=(NotFound,),
     )
-    return [*operations_on(database, owned), revoke_all]
+    find = Operation(
+        name="find_key",
+        method="GET",
+        path=f"{PREFIX}/keys/{{id}}",
+        tag=owned.tag,
+        summary="A key, whosever it is.",
+        guard=GUARD,
+        run=_Keys(database, owned).find,
+        answer=KeyRecord,
+        errors=(NotFound,),
+    )
+    return [*operations_on(database, owned), revoke_all, find]
 
 
 def operations_on(database: Database, owned: Owned) -> list[Operation]:
@@ -148,12 +161,12 @@ def operations_on(database: Database, owned: Owned) -> list[Operation]:
         on(name=f"update_{noun}", method="PATCH", path=one, summary="Change a key.",
            run=keys.update, body=KeyChange, answer=KeyRecord, versioned=True, errors=(NotFound, Conflict, Outdated)),
         on(name=f"delete_{noun}", method="DELETE", path=one, summary="Delete a key for good.",
-           run=keys.delete, versioned=True, errors=(NotFound, Outdated)),
+           guard=owned.taking, run=keys.delete, versioned=True, errors=(NotFound, Outdated)),
         on(name=f"rotate_{noun}", method="POST", path=f"{one}/rotate",
            summary="Give a key a new secret, which is shown this once.",
            run=keys.rotate, body=Rotation, answer=NewKey, errors=(NotFound, Conflict)),
         on(name=f"revoke_{noun}", method="POST", path=f"{one}/revoke", summary="Revoke a key at once and for ever.",
-           run=keys.revoke, answer=KeyRecord, versioned=True, errors=(NotFound, Outdated)),
+           guard=owned.taking, run=keys.revoke, answer=KeyRecord, versioned=True, errors=(NotFound, Outdated)),
     ]  # fmt: skip
 
 
@@ -184,6 +197,9 @@ class _Keys:
     async def get(self, call: Call) -> KeyRecord:
         owner = await self._owned.read(call)
         return await self._records(call).get(_id(call), of=owner.id)
+
+    async def find(self, call: Call) -> KeyRecord:
+        return await self._records(call).get(_id(call))
 
     async def update(self, call: Call) -> KeyRecord:
         owner, changes = await self._owned.change(call), call.body.model_dump(exclude_unset=True)

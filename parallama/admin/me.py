@@ -1,6 +1,6 @@
 """What callers see and change of themselves: `/me`, `/me/password`, `/me/keys`.
 
-A key that is limited or that expires makes and changes nothing here: it would only have to make a wider one.
+A key that is limited or that expires makes and changes nothing here: `guards.py` refuses it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from parallama.config.settings import AuthSettings
 from parallama.db.pool import Database
 from parallama.errors import NotAllowed, NotFound, OverLimit, Unavailable
 from parallama.exchange import EVERY_GATEWAY, Caller
-from parallama.identity.api_keys import ApiKeys
 from parallama.identity.passwords import Passwords, require_password
 from parallama.identity.roles import Roles
 from parallama.identity.throttle import Backoff, require_room
 from parallama.identity.users import UserRecord, Users
 
-_KNOWN = Guard()  # but not by a key for some gateways or models
+_SELF = Guard()  # no key for some gateways or models reads here, and none but a full one changes anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +51,13 @@ def me_operations(database: Database, passwords: Passwords, auth: AuthSettings) 
     """Read oneself, change one's password, and all there is to do with one's keys."""
     me = _Me(database, passwords, auth)
     on = partial(Operation, tag="me")
-    owned = Owned(path="/me/keys", noun="my_key", tag="me", guard=_KNOWN, read=me.user, change=me.changing)
+    owned = Owned(path="/me/keys", noun="my_key", tag="me", guard=_SELF, taking=_SELF, read=me.user, change=me.user)
     return [
         on(name="get_me", method="GET", path="/me", summary="Who is asking, and what they may do.",
            guard=KNOWN, run=me.get, answer=Me),
         on(name="change_password", method="POST", path="/me/password",
            summary="Change the caller's own password; all of their sessions end.",
-           guard=_KNOWN, run=me.change_password, body=NewPassword, errors=(NotFound, OverLimit, Unavailable)),
+           guard=_SELF, run=me.change_password, body=NewPassword, errors=(NotFound, OverLimit, Unavailable)),
         *operations_on(database, owned),
     ]  # fmt: skip
 
@@ -77,24 +76,9 @@ class _Me:
         """The caller's own record."""
         return await Users(self._database, call.actor).get(str(_caller(call).user_id))
 
-    async def changing(self, call: Call) -> UserRecord:
-        """The same, when the caller has proved who they are with more than a limited key. Raises NotAllowed."""
-        caller = _caller(call)
-        if caller.session_id is None:
-            if caller.key_id is None:
-                raise NotAllowed("an anonymous caller has no keys and no password")
-            await self._require_unlimited(caller.key_id)
-        return await self.user(call)
-
-    async def _require_unlimited(self, key_id: UUID) -> None:
-        key = await ApiKeys(self._database).get(key_id)
-        limits = (key.models, key.gateways, key.networks, key.priority_ceiling, key.expires_at)
-        if any(limit is not None for limit in limits):
-            raise NotAllowed("a key that is limited or expires cannot do this: log in, or use a key without limits")
-
     async def change_password(self, call: Call) -> None:
         asked: NewPassword = call.body
-        user = await self.changing(call)
+        user = await self.user(call)
         await self._verify(user, asked.current)
         require_password(asked.new, user.username, self._auth.min_password_length)
         password_hash = await self._passwords.hash(asked.new)

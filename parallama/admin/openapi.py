@@ -1,22 +1,24 @@
-"""The OpenAPI 3.1 document of the operations, made of the same table as their routes.
+"""The OpenAPI 3.1 document of all routes, made of what they are made of: operations, views, and gateways.
 
-Every operation has exactly the answers that it can give: those of its guard, of what it reads, and of its own.
+Every operation has exactly the answers that it can give: those of its guard, of what it reads, and of its own. What the
+gateways answer is their dialects': `dialects.py` has those routes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from http import HTTPStatus
-from typing import Any, Literal
 
 import orjson
 from aiohttp import web
-from pydantic import TypeAdapter
 
-from parallama.admin.api import PREFIX, Operation, Shape
-from parallama.admin.guards import Guard
-from parallama.admin.state import Handler
+from parallama.admin.api import PREFIX, Operation
+from parallama.admin.dialects import dialect_paths, dialect_tags
+from parallama.admin.guards import KNOWN, Guard
+from parallama.admin.schemas import Schema, Schemas
+from parallama.admin.views import View, page
 from parallama.errors import (
     ApiError,
     BadRequest,
@@ -29,17 +31,15 @@ from parallama.errors import (
     Unavailable,
     UnsupportedMedia,
 )
+from parallama.gateway.families import Family
 from parallama.version import __version__
 
 PATH = f"{PREFIX}/openapi.json"
 
-Schema = dict[str, Any]
-Schemas = Mapping[tuple[str, str], Schema]
-"""By operation and place: `query`, `body` or `answer`."""
-
 _VARIABLE = re.compile(r"{(\w+)}")
 _ERROR: Schema = {
     "type": "object",
+    "description": "What was refused, and why.",
     "required": ["error"],
     "properties": {
         "error": {
@@ -50,8 +50,9 @@ _ERROR: Schema = {
                 "message": {"type": "string", "description": "For people: what was wrong, and what would be right."},
                 "detail": {
                     "type": "array",
-                    "items": {"type": "object", "properties": {"field": {"type": "string"},
-                                                               "message": {"type": "string"}}},
+                    "description": "What is wrong with the values that were sent, where that may be several things.",
+                    "items": {"type": "object", "required": ["field", "message"],
+                              "properties": {"field": {"type": "string"}, "message": {"type": "string"}}},
                 },
             },
         }
@@ -63,29 +64,44 @@ _SCHEMES: Schema = {
 }
 
 
-def openapi(operations: Sequence[Operation]) -> Handler:
-    """`GET /admin/v1/openapi.json`: the document, made once."""
-    body = orjson.dumps(describe(operations))
+def openapi(operations: Sequence[Operation], views: Sequence[View], families: Iterable[Family]) -> View:
+    """`GET /admin/v1/openapi.json`: the document, made when it is first asked for; it tells of itself too."""
+
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(describe(operations, [*views, view], families))
 
     async def openapi(_request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json")
+        return web.Response(body=document(), content_type="application/json")
 
-    return openapi
+    view = View(
+        name="get_openapi",
+        path=PATH,
+        tag="docs",
+        summary="This document.",
+        guard=KNOWN,
+        handler=openapi,
+        answers=page("application/json", dict[str, object], "OpenAPI 3.1."),
+    )
+    return view
 
 
-def describe(operations: Sequence[Operation]) -> Schema:
-    """The document."""
-    schemas, shared = _schemas(operations)
+def describe(operations: Sequence[Operation], views: Sequence[View] = (), families: Iterable[Family] = ()) -> Schema:
+    """The document. `families`: whose gateways are served; what they have mounted is theirs, whatever else is there."""
+    schemas = Schemas(operations, views)
     paths: dict[str, Schema] = {}
     for one in operations:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas)
+    for view in views:
+        paths.setdefault(view.path, {})["get"] = _view(view, schemas)
+    own = dict.fromkeys([*(one.tag for one in operations), *(view.tag for view in views)])
     return {
         "openapi": "3.1.0",
         "info": {"title": "Parallama", "version": __version__},
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(one.tag for one in operations)],
-        "paths": paths,
-        "components": {"schemas": {**shared, "Error": _ERROR}, "securitySchemes": _SCHEMES},
+        "tags": [*({"name": tag} for tag in own), *dialect_tags(families)],
+        "paths": paths | dialect_paths(families, _security(KNOWN)),
+        "components": {"schemas": {**schemas.shared, "Error": _ERROR}, "securitySchemes": _SCHEMES},
     }
 
 
@@ -95,9 +111,7 @@ def refusals(operation: Operation) -> set[int]:
 
 
 def _errors(operation: Operation) -> Iterator[type[ApiError]]:
-    yield from (Invalid, Unavailable, *operation.errors)
-    if not operation.guard.public:
-        yield from (NotAuthenticated, NotAllowed)
+    yield from (Invalid, Unavailable, *operation.errors, *_strangers(operation.guard))
     if _VARIABLE.search(operation.path):
         yield NotFound
     if operation.body is not None:
@@ -106,38 +120,44 @@ def _errors(operation: Operation) -> Iterator[type[ApiError]]:
         yield from (BadRequest, Outdated)
 
 
-def _schemas(operations: Iterable[Operation]) -> tuple[Schemas, Mapping[str, Schema]]:
-    """Those of the operations, and those that they refer to, by name."""
-    inputs: list[tuple[tuple[str, str], Literal["validation", "serialization"], TypeAdapter[Any]]] = []
-    for one in operations:
-        inputs += [((one.name, "query"), "validation", TypeAdapter(one.query))] if one.query else []
-        inputs += [((one.name, "body"), "validation", TypeAdapter(one.body))] if one.body else []
-        inputs += [((one.name, "answer"), "serialization", TypeAdapter(one.answer))] if one.answer is not None else []
-    found, whole = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
-    shared: dict[str, Schema] = whole.get("$defs", {})
-    schemas = {key: schema for (key, _), schema in found.items()}
-    return {key: _resolved(schema, shared) if key[1] == "query" else schema for key, schema in schemas.items()}, shared
-
-
-def _resolved(schema: Schema, shared: Mapping[str, Schema]) -> Schema:
-    name = str(schema.get("$ref", "")).rpartition("/")[2]
-    return shared[name] if name else schema
+def _strangers(guard: Guard) -> tuple[type[ApiError], ...]:
+    """What those are told who are not let in."""
+    return () if guard.public else (NotAuthenticated, NotAllowed, Unavailable)
 
 
 def _operation(operation: Operation, schemas: Schemas) -> Schema:
     described: Schema = {
-        "operationId": operation.name,
-        "tags": [operation.tag],
-        "summary": operation.summary,
-        "description": _who(operation.guard),
-        "security": [] if operation.guard.public else [{scheme: []} for scheme in _SCHEMES],
+        **_head(operation, operation.method),
         "parameters": [*_variables(operation), *_query(operation, schemas), *_conditions(operation)],
         "responses": _responses(operation, schemas),
     }
     if operation.body is not None:
-        content = {"application/json": {"schema": schemas[operation.name, "body"]}}
-        described["requestBody"] = {"required": _is_needed(operation.body), "content": content}
+        content = {"application/json": {"schema": schemas.of(operation.name, "body")}}
+        described["requestBody"] = {"required": _is_needed(schemas.whole(operation.name, "body")), "content": content}
     return described
+
+
+def _view(view: View, schemas: Schemas) -> Schema:
+    answers: Schema = {}
+    for status, content in view.answers.items():
+        found = {media: {"schema": schemas.of(view.name, f"{status} {media}")} for media in content.shapes}
+        answers[str(status)] = {"description": content.description, "content": found, **_retry(status)}
+    refused = {str(status): _refusal(status) for status in sorted({one.status for one in _strangers(view.guard)})}
+    return {**_head(view, "GET"), "parameters": [], "responses": refused | answers}
+
+
+def _head(one: Operation | View, method: str) -> Schema:
+    return {
+        "operationId": one.name,
+        "tags": [one.tag],
+        "summary": one.summary,
+        "description": _who(one.guard) + _shortfall(one.guard, method),
+        "security": _security(one.guard),
+    }
+
+
+def _security(guard: Guard) -> list[Schema]:
+    return [] if guard.public else [{scheme: []} for scheme in _SCHEMES]
 
 
 def _who(guard: Guard) -> str:
@@ -148,8 +168,16 @@ def _who(guard: Guard) -> str:
     return f"Needs {(' or ' if guard.any else ' and ').join(guard.permissions)}."
 
 
-def _is_needed(shape: type[Shape]) -> bool:
-    return any(field.is_required() for field in shape.model_fields.values())
+def _shortfall(guard: Guard, method: str) -> str:
+    """Which keys are not enough."""
+    if guard.needs_full(method):
+        return " A key that is limited or expires is not enough."
+    return "" if guard.public or guard.limited else " A key that is limited to gateways or models is not enough."
+
+
+def _is_needed(body: Schema) -> bool:
+    """Whether nothing at all is too little; `allOf` is how a shape says that one of two names is needed."""
+    return bool(body.get("required") or body.get("allOf"))
 
 
 def _variables(operation: Operation) -> Iterator[Schema]:
@@ -159,7 +187,7 @@ def _variables(operation: Operation) -> Iterator[Schema]:
 
 
 def _query(operation: Operation, schemas: Schemas) -> Iterator[Schema]:
-    shape = schemas.get((operation.name, "query"), {})
+    shape = schemas.whole(operation.name, "query")
     for name, schema in shape.get("properties", {}).items():
         required = name in shape.get("required", ())
         yield {"name": name, "in": "query", "required": required, "schema": _said(schema)} | _description(schema)
@@ -192,21 +220,22 @@ def _success(operation: Operation, schemas: Schemas) -> Schema:
         return {"204": {"description": "Done."}}
     answer: Schema = {
         "description": operation.summary,
-        "content": {"application/json": {"schema": schemas[operation.name, "answer"]}},
+        "content": {"application/json": {"schema": schemas.of(operation.name, "answer")}},
     }
-    if "version" in TypeAdapter(operation.answer).json_schema(mode="serialization").get("properties", {}):
+    if "version" in schemas.whole(operation.name, "answer").get("properties", {}):
         answer["headers"] = {"ETag": _header("string", "Its version, for If-Match.")}
     return {str(operation.status): answer}
 
 
 def _refusal(status: int) -> Schema:
-    answer: Schema = {
-        "description": f"{HTTPStatus(status).phrase}.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    }
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        answer["headers"] = {"Retry-After": _header("integer", "Seconds after which to try again.")}
-    return answer
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {"description": f"{HTTPStatus(status).phrase}.", "content": content, **_retry(status)}
+
+
+def _retry(status: int) -> Schema:
+    if status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return {}
+    return {"headers": {"Retry-After": _header("integer", "Seconds after which to try again.")}}
 
 
 def _header(kind: str, description: str) -> Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -69,7 +69,8 @@ class Known:
 
 def role_operations(database: Database) -> list[Operation]:
     """List, create, read, change and delete roles, and list permissions."""
-    on, roles = partial(Operation, tag="roles", guard=needs("manage_roles")), _Roles(database)
+    guard, roles = needs("manage_roles"), _Roles(database)
+    on = partial(Operation, tag="roles", guard=guard)
     return [
         on(name="list_roles", method="GET", path=_ROLES, summary="Roles, by name.",
            run=roles.list, query=Paging, answer=Page[RoleRecord]),
@@ -81,7 +82,8 @@ def role_operations(database: Database) -> list[Operation]:
            run=roles.update, body=RoleChange, answer=RoleRecord, versioned=True,
            errors=(NotFound, Conflict, Outdated)),
         on(name="delete_role", method="DELETE", path=_ROLE, summary="Delete a role.",
-           run=roles.delete, query=Deletion, versioned=True, errors=(NotFound, Conflict, Outdated)),
+           guard=replace(guard, gives=False), run=roles.delete, query=Deletion, versioned=True,
+           errors=(NotFound, Conflict, Outdated)),
         on(name="list_permissions", method="GET", path=f"{PREFIX}/permissions", summary="Permissions that there are.",
            run=roles.permissions, answer=Known),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from functools import partial
 
 from parallama.admin.api import Call, Operation, Page
 from parallama.admin.keys import Revoked
-from parallama.admin.users import GUARD, USER
+from parallama.admin.users import GUARD, TAKING, USER
 from parallama.admin.values import Part, after, id_of, page_of, stands
 from parallama.config.settings import AuthSettings
 from parallama.db.pool import Database
@@ -31,12 +31,12 @@ def session_operations(database: Database, auth: AuthSettings) -> list[Operation
         on(name="list_sessions", method="GET", path=_SESSIONS, summary="Sessions, the oldest first.",
            run=sessions.list, query=Part, answer=Page[SessionRecord]),
         on(name="revoke_session", method="DELETE", path=f"{_SESSIONS}/{{id}}", summary="End a session at once.",
-           run=sessions.revoke),
+           guard=TAKING, run=sessions.revoke),
         on(name="revoke_sessions", method="POST", path=f"{_SESSIONS}/revoke", summary="End all sessions of a user.",
-           run=sessions.revoke_all, answer=Revoked),
+           guard=TAKING, run=sessions.revoke_all, answer=Revoked),
         on(name="rotate_tokens", method="POST", path=f"{_SESSIONS}/rotate",
            summary="End all access tokens of a user; refresh tokens stay good.",
-           run=sessions.rotate, answer=Rotated),
+           guard=TAKING, run=sessions.rotate, answer=Rotated),
     ]  # fmt: skip
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
+from pydantic import WithJsonSchema
 
+from parallama.admin.dialects import plain
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.gateway.families import Families, Family
@@ -24,11 +27,79 @@ from parallama.version import __version__
 
 Handler = Callable[[web.Request], Any]
 
-_PATTERN = re.compile(r":[^{}]+}")
-"""What a variable of a path may hold; of no interest to who reads it."""
-
 LIVENESS = "Ollama is running"
 """What Ollama's clients look for at the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOverview:
+    """A gateway that is on."""
+
+    base_path: str
+    """Where its paths begin, as far as they begin alike."""
+    status: Literal["active"]
+    features: list[str]
+    """What its endpoints do, such as `chat`."""
+    endpoints: list[str]
+    """Those that are on, each as `METHOD /path`."""
+    model_mappings: Mapping[str, str]
+    """Names of models that only it has, each with the node's name for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The server, and its gateways that are on, by name."""
+
+    name: Literal["parallama"]
+    version: str
+    gateways: Mapping[str, GatewayOverview]
+
+
+Reason = Literal["draining", "database", "journal"]
+NodeState = Literal["operational", "degraded", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """How a gateway fares."""
+
+    status: NodeState | Literal["disabled"]
+    """`degraded`: some nodes do not answer; `down`: none does."""
+    latency_ms: float | None
+    """The mean to the first byte; of a node's last probe when nothing was asked; null: unknown."""
+    requests_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How every gateway fares, by name."""
+
+    timestamp: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+    window_s: float
+    """The seconds that latency and rate are of."""
+    gateways: Mapping[str, GatewayStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """That the process runs."""
+
+    status: Literal["ok"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """That it takes work."""
+
+    status: Literal["ready"]
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """That it takes none, and why."""
+
+    status: Literal["not ready"]
+    reasons: list[Reason]
 
 
 class Readiness:
@@ -40,9 +111,9 @@ class Readiness:
         self.over = False
         """Whether the time to drain is up, so that what still runs is cut off."""
 
-    def reasons(self) -> list[str]:
+    def reasons(self) -> list[Reason]:
         """Why it is not ready; empty when it is."""
-        reasons = ["draining"] if self.draining else []
+        reasons: list[Reason] = ["draining"] if self.draining else []
         reasons += ["journal"] if self._journal.full else []
         return reasons if self._listener.lost_since is None else [*reasons, "database"]
 
@@ -54,9 +125,13 @@ def root(families: Families) -> Handler:
         if request.method == "HEAD" or request.headers.get("Accept", "").startswith("text/plain"):
             return await liveness(request)
         described = {family.name: _describe(family) for family in families if family.settings.enabled}
-        return web.json_response({"name": "parallama", "version": __version__, "gateways": described})
+        return _json(Overview("parallama", __version__, described))
 
     return root
+
+
+def _json(answer: object, **more: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(answer), content_type="application/json", charset="utf-8", **more)
 
 
 async def liveness(_request: web.Request) -> web.Response:
@@ -64,23 +139,21 @@ async def liveness(_request: web.Request) -> web.Response:
     return web.Response(text=LIVENESS)
 
 
-def _describe(family: Family) -> dict[str, Any]:
+def _describe(family: Family) -> GatewayOverview:
     served = [one.serving for one in family.mounted]
     routes = [(one.gateway.paths[0], route) for one in served for route in one.routes.values() if one.open(route)]
     shared = os.path.commonpath([one.gateway.paths[0] for one in served])
     uses = dict.fromkeys(route.use.value for _, route in routes)
     endpoints = dict.fromkeys(
-        f"{route.method} {mount}{_PATTERN.sub('}', route.path)}"
-        for mount, route in routes
-        if not route.path.endswith("/")
+        f"{route.method} {mount}{plain(route.path)}" for mount, route in routes if not route.path.endswith("/")
     )
-    return {
-        "base_path": shared if shared != "/" else served[0].gateway.paths[0],
-        "status": "active",
-        "features": list(uses),
-        "endpoints": list(endpoints),
-        "model_mappings": dict(served[0].aliases.names),
-    }
+    return GatewayOverview(
+        base_path=shared if shared != "/" else served[0].gateway.paths[0],
+        status="active",
+        features=list(uses),
+        endpoints=list(endpoints),
+        model_mappings=dict(served[0].aliases.names),
+    )
 
 
 def status(families: Families, pool: Pool, traffic: Traffic, settle: Callable[[], None]) -> Handler:
@@ -94,24 +167,24 @@ def status(families: Families, pool: Pool, traffic: Traffic, settle: Callable[[]
         now = time.monotonic()
         state, probe_s = _node_state(pool)
         report = {
-            family.name: {
-                "status": state if family.settings.enabled else "disabled",
-                "latency_ms": _ms(_or(traffic.latency_s(family.name, now), probe_s)),
-                "requests_per_second": round(traffic.requests_per_second(family.name, now), 3),
-            }
+            family.name: GatewayStatus(
+                status=state if family.settings.enabled else "disabled",
+                latency_ms=_ms(_or(traffic.latency_s(family.name, now), probe_s)),
+                requests_per_second=round(traffic.requests_per_second(family.name, now), 3),
+            )
             for family in families
         }
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return web.json_response({"timestamp": stamp, "window_s": WINDOW_S, "gateways": report})
+        return _json(Status(timestamp=stamp, window_s=WINDOW_S, gateways=report))
 
     return status
 
 
-def _node_state(pool: Pool) -> tuple[str, float | None]:
-    """operational, degraded or down, and the fastest node's probe in seconds."""
+def _node_state(pool: Pool) -> tuple[NodeState, float | None]:
+    """Of all nodes together, and the fastest node's probe in seconds."""
     up = [node.health for node in pool.nodes if node.health.up]
     probes = [health.latency_s for health in up if health.latency_s is not None]
-    state = "down" if not up else "operational" if len(up) == len(pool.nodes) else "degraded"
+    state: NodeState = "down" if not up else "operational" if len(up) == len(pool.nodes) else "degraded"
     return state, min(probes, default=None)
 
 
@@ -125,7 +198,7 @@ def _ms(seconds: float | None) -> float | None:
 
 async def healthz(_request: web.Request) -> web.Response:
     """`GET /healthz`: the process runs and answers."""
-    return web.json_response({"status": "ok"})
+    return _json(Health("ok"))
 
 
 def readyz(readiness: Readiness) -> Handler:
@@ -133,9 +206,8 @@ def readyz(readiness: Readiness) -> Handler:
 
     async def readyz(_request: web.Request) -> web.Response:
         if reasons := readiness.reasons():
-            body: Mapping[str, object] = {"status": "not ready", "reasons": reasons}
-            return web.json_response(body, status=503, headers={"Retry-After": "2"})
-        return web.json_response({"status": "ready"})
+            return _json(NotReady("not ready", reasons), status=503, headers={"Retry-After": "2"})
+        return _json(Ready("ready"))
 
     return readyz
 

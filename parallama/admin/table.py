@@ -33,6 +33,17 @@ def operations(
     every = [
         *auth_operations(logins),
         *me_operations(database, passwords, auth),
+        *administration(database, auth, forwarded, passwords),
+        *gateways,
+    ]
+    return sorted(every, key=lambda operation: operation.path)
+
+
+def administration(
+    database: Database, auth: AuthSettings, forwarded: Collection[str], passwords: Passwords
+) -> list[Operation]:
+    """What an administrator does with the records."""
+    return [
         *user_operations(database, passwords, auth),
         *key_operations(database),
         *session_operations(database, auth),
@@ -40,6 +51,4 @@ def operations(
         *role_operations(database),
         *access_operations(database, auth, forwarded),
         *audit_operations(database),
-        *gateways,
     ]
-    return sorted(every, key=lambda operation: operation.path)

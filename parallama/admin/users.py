@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -20,6 +21,8 @@ USERS = f"{PREFIX}/users"
 USER = f"{USERS}/{{name}}"
 
 GUARD = needs("manage_users")
+TAKING = replace(GUARD, gives=False)
+"""The same, for what only takes something away."""
 
 Password = Annotated[str, Field(min_length=1, max_length=MAX_PASSWORD)]
 
@@ -75,7 +78,7 @@ def user_operations(database: Database, passwords: Passwords, auth: AuthSettings
            run=one.update, body=UserChange, answer=UserRecord, versioned=True,
            errors=(NotFound, Conflict, Outdated, Unavailable)),
         on(name="delete_user", method="DELETE", path=USER, summary="Delete a user with their keys; usage is kept.",
-           run=one.delete, versioned=True, errors=(NotFound, Conflict, Outdated)),
+           guard=TAKING, run=one.delete, versioned=True, errors=(NotFound, Conflict, Outdated)),
     ]  # fmt: skip
 
 

@@ -5,13 +5,14 @@ Its script asks the reader for a key or a token, keeps it in memory only, and fe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import resources
 
 from aiohttp import web
 
 from parallama.admin.api import PREFIX
+from parallama.admin.guards import PUBLIC
 from parallama.admin.state import Handler
+from parallama.admin.views import View, page
 
 PATH = f"{PREFIX}/docs"
 
@@ -22,13 +23,19 @@ _POLICY = (
 """No script, style or address but of this server (CSP level 3)."""
 
 
-def viewer() -> Mapping[str, Handler]:
-    """The handlers of GET by path: the page, its script and its style."""
-    return {
-        PATH: _file("viewer.html", "text/html"),
-        f"{PATH}/viewer.js": _file("viewer.js", "text/javascript"),
-        f"{PATH}/viewer.css": _file("viewer.css", "text/css"),
-    }
+def viewer() -> list[View]:
+    """The page, its script and its style."""
+    return [
+        _view("get_docs", PATH, "viewer.html", "text/html"),
+        _view("get_docs_script", f"{PATH}/viewer.js", "viewer.js", "text/javascript"),
+        _view("get_docs_style", f"{PATH}/viewer.css", "viewer.css", "text/css"),
+    ]
+
+
+def _view(name: str, path: str, file: str, content_type: str) -> View:
+    handler, summary = _file(file, content_type), "What shows this document in a browser."
+    return View(name=name, path=path, tag="docs", summary=summary, guard=PUBLIC, handler=handler,
+                answers=page(content_type))  # fmt: skip
 
 
 def _file(name: str, content_type: str) -> Handler:

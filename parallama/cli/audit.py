@@ -6,24 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from parallama.cli.context import Context, echo_rows, list_json, on_database, settings_options
+from parallama.cli.administration import administer, administration_options
+from parallama.cli.context import Context, echo_rows, list_json
 from parallama.cli.moments import earlier
 
-if TYPE_CHECKING:
-    from parallama.db.pool import Database
-    from parallama.identity.audit import AuditTrail
-
 _COLUMNS = ("at", "actor", "via", "action", "name", "username", "changed")
-
-
-def _trail(database: Database) -> AuditTrail:
-    from parallama.identity.audit import AuditTrail
-
-    return AuditTrail(database)
 
 
 @click.group()
@@ -39,7 +30,7 @@ def audit() -> None:
 @click.option("--until", metavar="WHEN", help="The same; changes before it.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000_000), metavar="N", help="Only the newest so many.")
 @list_json
-@settings_options
+@administration_options
 def list_changes(
     ctx: Context,
     actor: str | None,
@@ -53,11 +44,9 @@ def list_changes(
     """List the changes, newest first. Secrets are masked."""
     zone, now = ctx.settings.timezone, datetime.now(UTC)
     begin, end = earlier(since, zone, now), earlier(until, zone, now)
-    found = on_database(
+    found = administer(
         ctx,
-        lambda database: _trail(database).list(
-            actor=actor, action=action, username=username, since=begin, until=end, limit=limit
-        ),
+        lambda api: api.list_audit(actor=actor, action=action, username=username, since=begin, until=end, limit=limit),
     )
     rows = [asdict(record) for record in found]
     echo_rows(rows if as_json else [{**row, "changed": _changed(row)} for row in rows], _COLUMNS, as_json)

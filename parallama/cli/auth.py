@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from parallama.cli.context import Context, confirm, on_database, settings_options, without_asking
-
-if TYPE_CHECKING:
-    from parallama.db.pool import Database
-    from parallama.identity.sessions import Sessions
-
-
-def _sessions(ctx: Context, database: Database) -> Sessions:
-    from parallama.identity.actor import operator
-    from parallama.identity.sessions import Sessions
-
-    return Sessions(database, operator(), ctx.settings.auth)
+from parallama.cli.administration import administer, administration_options
+from parallama.cli.context import Context, confirm, without_asking
 
 
 @click.group()
@@ -27,19 +15,19 @@ def auth() -> None:
 
 @auth.command("rotate-tokens")
 @click.argument("name")
-@settings_options
+@administration_options
 def rotate_tokens(ctx: Context, name: str) -> None:
     """End the access tokens of the user NAME (name or id); refresh tokens stay good for new ones."""
-    ended = on_database(ctx, lambda database: _sessions(ctx, database).rotate_tokens(name))
-    click.echo(f"ended the access tokens of {ended} sessions of user {name}")
+    ended = administer(ctx, lambda api: api.rotate_tokens(name))
+    click.echo(f"ended the access tokens of {ended.rotated} sessions of user {name}")
 
 
 @auth.command("revoke-all")
 @click.argument("name")
 @without_asking
-@settings_options
+@administration_options
 def revoke_all(ctx: Context, name: str, yes: bool) -> None:
     """End every session of the user NAME (name or id), access and refresh tokens; a new login is needed."""
     confirm(f"Revoke every session of user {name}?", yes)
-    ended = on_database(ctx, lambda database: _sessions(ctx, database).revoke_all(name))
-    click.echo(f"revoked {ended} sessions of user {name}")
+    ended = administer(ctx, lambda api: api.revoke_sessions(name))
+    click.echo(f"revoked {ended.revoked} sessions of user {name}")

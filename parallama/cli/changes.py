@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from parallama.config import Level, Origin
 from parallama.config.document import Document
 from parallama.config.layers import Key, Tree, refusal
 from parallama.errors import ConfigError
-from parallama.gateway.families import CORE_KEYS, Family, merged, over
+from parallama.gateway.families import CORE_KEYS, FamilySettings, merged, over
 from parallama.gateway.names import canonical
-from parallama.gateway.options import rather
+from parallama.gateway.options import first_error, rather
 
 Pairs = Iterable[tuple[str, str]]
 """Name and text of a value, which is YAML; an empty one takes the value away."""
@@ -29,7 +30,8 @@ Pairs = Iterable[tuple[str, str]]
 class Changes:
     """The flags of `gateway config`, as they were given."""
 
-    from_file: Path | None = None
+    section: Mapping[str, Any] = field(default_factory=dict)
+    """What a file holds, see `read_section`."""
     default_model: str | None = None
     no_default_model: bool = False
     endpoints: Iterable[tuple[str, bool]] = ()
@@ -43,25 +45,20 @@ class Changes:
     forced: Iterable[tuple[str, str, str]] = ()
     """Likewise; for parameters that clients cannot override."""
 
-    def patch(self, family: Family, document: Mapping[str, Any]) -> dict[str, Any]:
+    def patch(self, family: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """What is to be recorded over `document`, which is in force; empty: nothing changes. Raises ConfigError for
         an alias that is not there, and for values that cannot be stored."""
-        patch = _read_file(self.from_file, family.name) if self.from_file else {}
+        patch = dict(self.section)
         if patch:
-            family.check(merged(document, patch))
+            _check(family, merged(document, patch))
         if self.default_model is not None or self.no_default_model:
             patch["default_model"] = self.default_model
         if endpoints := dict(self.endpoints):
             patch = over(patch, {"endpoints": endpoints})
-        patch |= {name: self._option(family, name, text) for name, text in self.options}
-        if mappings := self._mappings(merged(document, patch), family.name):
+        patch |= {name: _option(family, name, text) for name, text in self.options}
+        if mappings := self._mappings(merged(document, patch), family):
             patch = over(patch, {"model_mappings": mappings})
-        return _stored(patch, family.name)
-
-    def _option(self, family: Family, name: str, text: str) -> Any:
-        if name in CORE_KEYS:
-            raise ConfigError(f"gateways.{family.name}.{name} is no option of the plugin; it has a flag of its own")
-        return _value(text, f"--option {name}", ("gateways", family.name, name))
+        return _stored(patch, family)
 
     def _mappings(self, document: Mapping[str, Any], family: str) -> Mapping[str, Any]:
         aliases = _Aliases(document.get("model_mappings", {}), family)
@@ -69,13 +66,27 @@ class Changes:
             aliases.remove(alias)
         for alias, model in self.model_mappings:
             aliases.point(alias, model)
-        for field in ("num_ctx", "keep_alive"):
-            for alias, text in getattr(self, field):
-                aliases.put(alias, field, text)
+        for name in ("num_ctx", "keep_alive"):
+            for alias, text in getattr(self, name):
+                aliases.put(alias, name, text)
         for allow_override, given in ((True, self.parameters), (False, self.forced)):
             for alias, path, text in given:
                 aliases.put_parameter(alias, path, text, allow_override=allow_override)
         return aliases.changed
+
+
+def _check(family: str, document: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the flags can be laid over it; the server checks the rest."""
+    try:
+        FamilySettings.model_validate({key: document[key] for key in CORE_KEYS if key in document})
+    except ValidationError as error:
+        raise ConfigError(f"gateways.{family}.{first_error(error)}") from None
+
+
+def _option(family: str, name: str, text: str) -> Any:
+    if name in CORE_KEYS:
+        raise ConfigError(f"gateways.{family}.{name} is no option of the plugin; it has a flag of its own")
+    return _value(text, f"--option {name}", ("gateways", family, name))
 
 
 class _Aliases:
@@ -143,8 +154,8 @@ def _tree(document: Document) -> Tree:
     return tree
 
 
-def _read_file(path: Path, family: str) -> dict[str, Any]:
-    """The section of `family`, written as in the settings file below `gateways.<family>`."""
+def read_section(path: Path, family: str) -> dict[str, Any]:
+    """What a file holds for `family`, written as in the settings file below `gateways.<family>`. Raises ConfigError."""
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:

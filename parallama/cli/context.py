@@ -6,9 +6,9 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,10 @@ class Context:
     settings: Settings
     state: Path
     """The state directory; may not exist yet."""
+    server: str | None = None
+    """The URL of the server that is administered instead of this machine."""
+    key: str | None = field(default=None, repr=False)
+    """For the server."""
 
 
 def settings_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -68,8 +72,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     logging.getLogger("parallama").addHandler(logging.NullHandler())
     try:
         return asyncio.run(work)
-    except (ConfigError, ApiError) as error:
+    except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    except ApiError as error:  # what another server says may have lines
+        raise click.ClickException(" ".join(str(error).split())) from error
 
 
 @asynccontextmanager
@@ -95,16 +101,6 @@ async def open_database(ctx: Context) -> AsyncIterator[Database]:
         await require_current(url)
         async with Database(url, ctx.settings.database).running() as database:
             yield database
-
-
-def on_database(ctx: Context, work: Callable[[Database], Awaitable[T]]) -> T:
-    """What `work` gives for the database of `ctx`; ends the command as `run` does."""
-
-    async def opened() -> T:
-        async with open_database(ctx) as database:
-            return await work(database)
-
-    return run(opened())
 
 
 def confirm(question: str, yes: bool) -> None:

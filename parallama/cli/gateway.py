@@ -5,18 +5,19 @@ What is set here is recorded in the database, over the settings file; every runn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
+from parallama.cli.administration import administer, administration_options
+from parallama.cli.context import Context, echo_json, echo_rows
 
 if TYPE_CHECKING:
-    from parallama.admin.gateways import GatewayRecord, GatewayRecords
-    from parallama.gateway.families import Families, Family
+    from parallama.admin.gateway_operations import GatewayState
+    from parallama.cli.changes import Changes
+    from parallama.client.admin import AsyncAdmin
 
 Flag = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -94,16 +95,10 @@ def gateway() -> None:
 
 @gateway.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
-@settings_options
+@administration_options
 def status(ctx: Context, as_json: bool) -> None:
     """Show what is in force for every gateway, and where it came from."""
-
-    async def work() -> list[dict[str, Any]]:
-        async with _opened(ctx) as (families, records):
-            found = await records.all()
-        return [_report(family, found[family.name]) for family in families]
-
-    reports = run(work())
+    reports = [_report(state) for state in administer(ctx, lambda api: api.list_gateways(), gateways=True)]
     if as_json:
         echo_json(reports)
     else:
@@ -113,47 +108,31 @@ def status(ctx: Context, as_json: bool) -> None:
 @gateway.command()
 @click.argument("name", metavar="GATEWAY")
 @click.option("--enabled", type=_on_off, metavar="true/false", required=True, help="true or false.")
-@settings_options
+@administration_options
 def toggle(ctx: Context, name: str, enabled: bool) -> None:
     """Switch a gateway on or off, in every running server."""
-
-    async def work() -> Family:
-        async with _opened(ctx, name) as (families, records):
-            await records.change(families[name], lambda _: {"enabled": enabled})
-        return families[name]
-
-    mounts = ", ".join(path for one in run(work()).classes for path in one.paths)
+    state = administer(ctx, lambda api: api.update_gateway(name, {"enabled": enabled}), gateways=True)
+    mounts = ", ".join(state.mounts)
     click.echo(f"gateway {name} is now " + (f"enabled at {mounts}" if enabled else f"disabled: {mounts} answer 404"))
 
 
 @gateway.command()
 @click.argument("name", metavar="GATEWAY")
 @_config_options
-@settings_options
+@administration_options
 def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) -> None:
     """Change what is set for a gateway, in every running server; without a change, show it.
 
     What is not named stays as it is, also the other parameters of an alias. An empty VALUE takes a value away.
     """
-    from parallama.cli.changes import Changes
-
     if flags["default_model"] is not None and flags["no_default_model"]:
         raise click.UsageError("give --default-model or --no-default-model")
     if flags["default_model"] == "":
         raise click.UsageError("--default-model is empty; without one: --no-default-model")
     if reset and any(flags.values()):
         raise click.UsageError("--reset goes with no other change")
-
-    async def work() -> dict[str, Any]:
-        async with _opened(ctx, name) as (families, records):
-            family = families[name]
-            if reset:
-                await records.forget(family)
-            elif any(flags.values()):
-                await records.change(family, lambda document: Changes(**flags).patch(family, document))
-            return _report(family, (await records.all())[name])
-
-    report = run(work())
+    changes = _changes(name, **flags) if any(flags.values()) else None
+    report = _report(administer(ctx, lambda api: configured(api, name, changes, reset=reset), gateways=True))
     if as_json:
         echo_json(report)
     else:
@@ -163,9 +142,55 @@ def config(ctx: Context, name: str, reset: bool, as_json: bool, **flags: Any) ->
 @gateway.command()
 @click.option("--gateway", "name", help="Only this one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
-@settings_options
+@administration_options
 def metrics(ctx: Context, name: str | None, as_json: bool) -> None:
     """Show the figures of the running server: counts since its start, rate and latency over the last minute."""
+    found = _figures_here(ctx, name) if ctx.server is None else administer(ctx, lambda api: _figures(api, name))
+    rows = [{"gateway": one, **figures} for one, figures in found.items()]
+    echo_rows(rows, list(rows[0]) if rows else ["gateway"], as_json)
+
+
+def _changes(name: str, from_file: Path | None, **flags: Any) -> Changes:
+    from parallama.cli.changes import Changes, read_section
+    from parallama.errors import ConfigError
+
+    try:
+        return Changes(section=read_section(from_file, name) if from_file else {}, **flags)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def configured(api: AsyncAdmin, name: str, changes: Changes | None, *, reset: bool) -> GatewayState:
+    """What is set for the gateway in the end. Raises Outdated when somebody else has changed it twice meanwhile."""
+    from parallama.errors import Outdated
+
+    if reset:
+        await api.reset_gateway(name)
+    if changes is None:
+        return await api.get_gateway(name)
+    try:
+        return await _changed(api, name, changes)
+    except Outdated:  # somebody else was faster
+        return await _changed(api, name, changes)
+
+
+async def _changed(api: AsyncAdmin, name: str, changes: Changes) -> GatewayState:
+    state = await api.get_gateway(name)
+    patch = changes.patch(name, _in_force(state))
+    return await api.update_gateway(name, patch, version=state.version) if patch else state
+
+
+def _in_force(state: GatewayState) -> dict[str, Any]:
+    """As the section of a settings file, without the options, of which the secret ones are masked."""
+    mappings = {
+        alias: {field: value for field, value in mapping.items() if value not in (None, {})}
+        for alias, mapping in state.model_mappings.items()
+    }
+    return {"default_model": state.default_model, "endpoints": state.endpoints, "model_mappings": mappings}
+
+
+def _figures_here(ctx: Context, name: str | None) -> dict[str, Mapping[str, Any]]:
+    """By family, of the server that runs on the state directory."""
     from parallama.admin.control import asked
     from parallama.errors import ApiError
     from parallama.gateway.options import rather
@@ -176,28 +201,17 @@ def metrics(ctx: Context, name: str | None, as_json: bool) -> None:
         raise click.ClickException(str(error)) from error
     if name is not None and name not in found:
         raise click.ClickException(f"there is no gateway {name!r}{rather(name, found)}")
-    rows = [{"gateway": one, **figures} for one, figures in found.items() if name in (None, one)]
-    echo_rows(rows, list(rows[0]) if rows else ["gateway"], as_json)
+    return {one: figures for one, figures in found.items() if name in (None, one)}
 
 
-@asynccontextmanager
-async def _opened(ctx: Context, name: str | None = None) -> AsyncIterator[tuple[Families, GatewayRecords]]:
-    """The families as the settings have them, and the records. Raises ConfigError when there is no family `name`."""
-    from parallama.admin.gateways import GatewayRecords
-    from parallama.gateway.plugins import Plugins
-    from parallama.identity.actor import operator
-
-    families = Plugins.load().families(ctx.settings.gateways)
-    if name is not None:
-        families[name]
-    async with open_database(ctx) as database:
-        yield families, GatewayRecords(database, operator())
+async def _figures(api: AsyncAdmin, name: str | None) -> dict[str, Mapping[str, Any]]:
+    """The same, of the server that answers."""
+    names = [state.name for state in await api.list_gateways()] if name is None else [name]
+    return {one: (await api.gateway_metrics(one)).figures for one in names}
 
 
-def _report(family: Family, record: GatewayRecord) -> dict[str, Any]:
-    from parallama.admin.standing import recorded
-
-    return recorded(family, record.settings)
+def _report(state: GatewayState) -> dict[str, Any]:
+    return state.model_dump(by_alias=True, exclude={"version"})
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

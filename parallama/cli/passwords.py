@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from parallama.cli.context import Context
 
 _MOST_BYTES = 4096
 """More than any password that would be taken."""
@@ -26,13 +22,3 @@ def read_password() -> str:
         return line.decode()
     except UnicodeDecodeError:
         raise click.UsageError("the password on stdin must be UTF-8") from None
-
-
-async def hashed(ctx: Context, password: str, username: str) -> str:
-    """What is stored of a password that `username` may have. Raises Invalid for one that is too weak."""
-    from parallama.identity.passwords import Passwords, require_password
-
-    require_password(password, username, ctx.settings.auth.min_password_length)
-    passwords = Passwords()
-    async with passwords.running():
-        return await passwords.hash(password)

@@ -5,44 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from parallama.cli.context import (
-    Context,
-    confirm,
-    echo_rows,
-    list_json,
-    on_database,
-    settings_options,
-    without_asking,
-)
+from parallama.cli.administration import administer, administration_options
+from parallama.cli.context import Context, confirm, echo_rows, list_json, without_asking
 from parallama.cli.moments import later
 from parallama.cli.words import words
 
 if TYPE_CHECKING:
-    from parallama.db.pool import Database
-    from parallama.identity.assignments import AssignmentRecord, Assignments
-    from parallama.identity.roles import Roles
+    from parallama.client.admin import AsyncAdmin
+    from parallama.client.operations import RoleChanges
+    from parallama.identity.assignments import AssignmentRecord
 
 _COLUMNS = ("name", "parent", "permissions", "inherited", "users", "description")
 _HISTORY = ("role", "state", "main", "assigned_at", "assigned_by", "expires_at", "ended_at", "ended_by")
 _PERMISSION = "Such as use_openai; may be repeated, and have commas."
-
-
-def _roles(database: Database) -> Roles:
-    from parallama.identity.actor import operator
-    from parallama.identity.roles import Roles
-
-    return Roles(database, operator())
-
-
-def _assignments(database: Database) -> Assignments:
-    from parallama.identity.actor import operator
-    from parallama.identity.assignments import Assignments
-
-    return Assignments(database, operator())
 
 
 @click.group()
@@ -52,10 +31,10 @@ def role() -> None:
 
 @role.command("list")
 @list_json
-@settings_options
+@administration_options
 def list_roles(ctx: Context, as_json: bool) -> None:
     """List the roles: permissions of their own, and those inherited from the roles above."""
-    found = on_database(ctx, lambda database: _roles(database).list())
+    found = administer(ctx, lambda api: api.list_roles())
     echo_rows([asdict(record) for record in found], _COLUMNS, as_json)
 
 
@@ -64,14 +43,12 @@ def list_roles(ctx: Context, as_json: bool) -> None:
 @click.option("--permission", "permissions", multiple=True, help=_PERMISSION)
 @click.option("--parent", metavar="ROLE", help="Whose permissions it has too.")
 @click.option("--description", default="", help="What it is for.")
-@settings_options
+@administration_options
 def create(ctx: Context, name: str, permissions: Sequence[str], parent: str | None, description: str) -> None:
     """Make a role."""
-    made = on_database(
+    made = administer(
         ctx,
-        lambda database: _roles(database).create(
-            name, permissions=words(permissions), parent=parent, description=description
-        ),
+        lambda api: api.create_role(name, permissions=words(permissions), parent=parent, description=description),
     )
     click.echo(f"created role {made.name}")
 
@@ -84,7 +61,7 @@ def create(ctx: Context, name: str, permissions: Sequence[str], parent: str | No
 @click.option("--no-parent", is_flag=True, help="Only permissions of its own.")
 @click.option("--rename", metavar="NAME", help="Who has it keeps it.")
 @click.option("--description", help="What it is for.")
-@settings_options
+@administration_options
 def update(
     ctx: Context,
     name: str,
@@ -107,7 +84,8 @@ def update(
             changes[key] = words(given)
     if not changes:
         raise click.UsageError("nothing to change: see `parallama role update --help`")
-    changed = on_database(ctx, lambda database: _roles(database).update(name, changes=changes))
+    named_changes = cast("RoleChanges", changes)
+    changed = administer(ctx, lambda api: api.update_role(name, **named_changes))
     click.echo(f"changed role {changed.name}")
 
 
@@ -115,11 +93,11 @@ def update(
 @click.argument("name")
 @click.option("--cascade", is_flag=True, help="Take it from everybody who has it, and from the roles below it.")
 @without_asking
-@settings_options
+@administration_options
 def delete(ctx: Context, name: str, cascade: bool, yes: bool) -> None:
     """Delete a role that nobody has."""
     confirm(f"Delete role {name}{', and take it from everybody' if cascade else ''}?", yes)
-    on_database(ctx, lambda database: _roles(database).delete(name, cascade=cascade))
+    administer(ctx, lambda api: api.delete_role(name, cascade=cascade))
     click.echo(f"deleted role {name}")
 
 
@@ -127,11 +105,11 @@ def delete(ctx: Context, name: str, cascade: bool, yes: bool) -> None:
 @click.argument("name")
 @click.argument("role_name", metavar="ROLE")
 @click.option("--expires", metavar="WHEN", help="Such as 2026-12-31, 2026-12-31T18:00:00Z or 30d; without it, never.")
-@settings_options
+@administration_options
 def assign(ctx: Context, name: str, role_name: str, expires: str | None) -> None:
     """Give the user NAME (name or id) a role beside those it has."""
     ends = later(expires, ctx.settings.timezone, datetime.now(UTC))
-    made = on_database(ctx, lambda database: _assignments(database).assign(name, role_name, expires_at=ends))
+    made = administer(ctx, lambda api: api.assign_role(name, role_name, expires_at=ends))
     until = f" until {made.expires_at:%Y-%m-%d %H:%M:%S} UTC" if made.expires_at else ""
     click.echo(f"user {made.username} has role {made.role}{until}")
 
@@ -139,21 +117,31 @@ def assign(ctx: Context, name: str, role_name: str, expires: str | None) -> None
 @role.command()
 @click.argument("name")
 @click.argument("role_name", metavar="ROLE")
-@settings_options
+@administration_options
 def remove(ctx: Context, name: str, role_name: str) -> None:
     """Take a role from the user NAME (name or id)."""
-    on_database(ctx, lambda database: _assignments(database).remove(name, role_name))
+    administer(ctx, lambda api: _take(api, name, role_name))
     click.echo(f"user {name} no longer has role {role_name}")
 
 
 @role.command()
 @click.argument("name")
 @list_json
-@settings_options
+@administration_options
 def history(ctx: Context, name: str, as_json: bool) -> None:
     """List every role that the user NAME (name or id) has or had."""
-    found = on_database(ctx, lambda database: _assignments(database).list(name, ended=True))
+    found = administer(ctx, lambda api: api.list_assignments(name, ended=True))
     echo_rows([_row(record) for record in found], _HISTORY, as_json)
+
+
+async def _take(api: AsyncAdmin, name: str, role_name: str) -> None:
+    from parallama.errors import NotFound
+
+    held = await api.list_assignments(name)
+    which = next((one for one in held if one.role == role_name), None)
+    if which is None:
+        raise NotFound(f"{name} does not have the role {role_name!r}")
+    await api.end_assignment(str(which.user_id), which.id)
 
 
 def _row(record: AssignmentRecord) -> dict[str, Any]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, overload
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import httpx2
 
 from parallama.client.answers import Chat, Delta, Embeddings, Generation, Model
 from parallama.client.dialects import Dialect, Texts, dialect_of
-from parallama.client.session import Answered, Renew, Request, Session, Steps, Wait, unreachable
+from parallama.client.session import Answered, Renew, Request, Session, Step, Wait, cut_short, read, unreachable
 from parallama.errors import UpstreamFailed
+
+if TYPE_CHECKING:
+    from parallama.client.admin import Admin
+    from parallama.client.uses import Use
+
+T = TypeVar("T")
 
 
 class Completions:
@@ -28,8 +35,9 @@ class ParallamaClient:
 
     With `api_key`, or with `username` and `password` for a login that renews itself. Raises the errors of
     `parallama.errors` that the gateway answers, and Unavailable when it does not answer within `timeout_s` of silence.
-    What is answered 429 or 503 is sent again when its Retry-After has passed, at most `max_retries` times. A context
-    manager; threads may share it. With `stream=True` an iterator is given, and the request is sent with its first use.
+    What is answered 429 or 503 is sent again when its Retry-After has passed, at most `max_retries` times; what changes
+    a record only after 429, as a 503 may come when it is done. A context manager; threads may share it. With
+    `stream=True` an iterator is given, and the request is sent with its first use.
     """
 
     def __init__(
@@ -45,7 +53,9 @@ class ParallamaClient:
     ) -> None:
         self._dialect: Dialect = dialect_of(gateway)
         self._session = Session(api_key, username, password, max_retries)
-        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s)
+        # by default the 101st waits for one of 100 streams to end, which they may not do before it is read
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s, limits=limits)
         self._renewing = threading.Lock()
         self.completions = Completions(self)
 
@@ -59,9 +69,16 @@ class ParallamaClient:
         """Give the connections back."""
         self._http.close()
 
+    @cached_property
+    def admin(self) -> Admin:
+        """Users, keys, roles, gateways, and one's own keys: the operations of the API for administration."""
+        from parallama.client.admin import Admin
+
+        return Admin(self._use)
+
     def list_models(self) -> list[Model]:
         """The models that the caller may use, aliases among them."""
-        return self._dialect.models(self._document(self._dialect.list_request()))
+        return self._read(self._dialect.list_request(), self._dialect.models)
 
     @overload
     def generate(self, *, model: str, prompt: str, stream: Literal[False] = False, **parameters: Any) -> Generation: ...
@@ -72,7 +89,7 @@ class ParallamaClient:
     ) -> Generation | Iterator[Delta]:
         """The answer to a prompt. Further keywords are parameters of the gateway: `temperature`, `max_tokens`, ..."""
         request = self._dialect.generate_request(model, prompt, parameters, stream=stream)
-        return self._deltas(request) if stream else self._dialect.generation(self._document(request))
+        return self._deltas(request) if stream else self._read(request, self._dialect.generation)
 
     @overload
     def chat(
@@ -87,53 +104,61 @@ class ParallamaClient:
     ) -> Chat | Iterator[Delta]:
         """The answer in a chat; `messages` are `{role, content}`."""
         request = self._dialect.chat_request(model, messages, parameters, stream=stream)
-        return self._deltas(request) if stream else self._dialect.chat(self._document(request))
+        return self._deltas(request) if stream else self._read(request, self._dialect.chat)
 
     def embeddings(self, *, model: str, input: Texts, **parameters: Any) -> Embeddings:
         """A vector for each text."""
-        return self._dialect.embeddings(self._document(self._dialect.embed_request(model, input, parameters)))
+        return self._read(self._dialect.embed_request(model, input, parameters), self._dialect.embeddings)
 
-    def _document(self, request: Request) -> Any:
-        return self._carry(self._session.ask(request)).json()
+    def _use(self, use: Use[T]) -> T:
+        return self._carry(use(self._session.ask))
+
+    def _read(self, request: Request, into: Callable[[Any], T]) -> T:
+        answered = self._carry(self._session.ask(request))
+        return read(answered.body, into)
 
     def _deltas(self, request: Request) -> Iterator[Delta]:
-        response = self._carry(self._session.ask(request), stream=True)
+        response: httpx2.Response = self._carry(self._session.ask(request), stream=True).response
+        done = False
         try:
             for line in response.iter_lines():
                 if (delta := self._dialect.delta(line)) is not None:
+                    done = done or delta.done
                     yield delta
-        except httpx2.TransportError as error:
+            if not done:
+                raise cut_short()
+        except httpx2.RequestError as error:
             raise UpstreamFailed(f"the stream broke off ({type(error).__name__})") from error
         finally:
             response.close()
 
-    def _carry(self, steps: Steps, *, stream: bool = False) -> httpx2.Response:
-        """Do what the steps say; the answer to the last request, which is open if it is a `stream`."""
+    def _carry(self, steps: Generator[Step, Any, T], *, stream: bool = False) -> T:
+        """Do what the steps say; what they give. A good answer is left open if it is a `stream`."""
         told: Answered | None = None
         while True:
             try:
                 step = steps.send(told)
             except StopIteration as end:
-                done: httpx2.Response = end.value.response
+                done: T = end.value
                 return done
             told = None
             if isinstance(step, Request):
-                response = self._ask(step, stream=stream)
-                body = response.read() if response.is_error or not stream else b""
-                told = Answered(response.status_code, response.headers, body, response)
+                told = self._ask(step, stream=stream)
             elif isinstance(step, Wait):
                 time.sleep(step.seconds)
             else:
                 self._renew(step)
 
-    def _ask(self, request: Request, *, stream: bool) -> httpx2.Response:
+    def _ask(self, request: Request, *, stream: bool) -> Answered:
         built = self._http.build_request(request.method, request.path, json=request.body, headers=request.headers)
         try:
-            return self._http.send(built, stream=stream)
-        except httpx2.TransportError as error:
+            response = self._http.send(built, stream=stream)
+            body = b"" if stream and response.is_success else response.read()
+        except httpx2.RequestError as error:
             raise unreachable(self._http.base_url, error) from error
+        return Answered(response.status_code, response.headers, body, response)
 
     def _renew(self, step: Renew) -> None:
         with self._renewing:
-            if (steps := self._session.renew(step.stale)) is not None:
+            if (steps := self._session.renew(step)) is not None:
                 self._carry(steps)

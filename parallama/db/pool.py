@@ -98,10 +98,7 @@ class Database:
             raise RuntimeError("the database is not running")
         seconds = self._settings.command_s if limit_s is None else limit_s
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._pool.acquire(timeout=min(seconds, self._settings.acquire_s)) as one,
-            ):
+            async with asyncio.timeout(seconds), _lent(self._pool, min(seconds, self._settings.acquire_s)) as one:
                 yield one
         except GONE as error:
             raise Unavailable("the database does not answer") from error
@@ -136,7 +133,7 @@ class Database:
             raise RuntimeError("the database is not running")
         try:
             wait_s = self._settings.acquire_s
-            async with self._pool.acquire(timeout=wait_s) as one, one.transaction(readonly=True):
+            async with _lent(self._pool, wait_s) as one, one.transaction(readonly=True):
                 async for row in one.cursor(query.sql, *args, prefetch=500, timeout=None):
                     yield row
         except GONE as error:
@@ -161,6 +158,19 @@ class Database:
     def size(self) -> tuple[int, int]:
         """Open and idle connections."""
         return (self._pool.get_size(), self._pool.get_idle_size()) if self._pool else (0, 0)
+
+
+@asynccontextmanager
+async def _lent(pool: asyncpg.Pool[Row], wait_s: float) -> AsyncIterator[Connection]:
+    """A connection of the pool. What was done with it is done, whether or not it can be given back; and who gives up
+    while it is given back leaves a task behind, of which asyncio would complain when it fails."""
+    one = await pool.acquire(timeout=wait_s)
+    try:
+        yield one
+    finally:
+        giving_back = asyncio.get_running_loop().create_task(pool.release(one), name="connection given back")
+        giving_back.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({giving_back})
 
 
 async def connect(url: str, *, limit_s: float = 5.0) -> asyncpg.Connection[Row]:

@@ -5,7 +5,7 @@ Pure. The rows come of the SQL function `grants(user)`, which leaves out what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,6 +39,8 @@ class Held:
     permissions: frozenset[str]
     until: datetime | None
     """When the first of it expires; None: nothing does."""
+    ends: Mapping[str, datetime]
+    """Until when those permissions and roles are held that are not held for good."""
 
     @property
     def admin(self) -> bool:
@@ -65,4 +67,14 @@ def held(grants: Iterable[Grant], now: datetime) -> Held:
         roles=tuple(sorted({role for grant in live for role in grant.roles})),
         permissions=frozenset(permission for grant in live for permission in grant.permissions),
         until=min((grant.expires_at for grant in live if grant.expires_at), default=None),
+        ends=_ends(live),
     )
+
+
+def _ends(live: Iterable[Grant]) -> Mapping[str, datetime]:
+    found: dict[str, datetime | None] = {}
+    for grant in live:
+        for name in (*grant.permissions, *grant.roles):
+            known = found.get(name, grant.expires_at)
+            found[name] = None if known is None or grant.expires_at is None else max(known, grant.expires_at)
+    return {name: end for name, end in found.items() if end is not None}

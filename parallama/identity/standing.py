@@ -69,7 +69,9 @@ def _with(caller: Caller, holding: Held) -> Caller:
             roles=tuple(role for role in holding.roles if role != ADMIN),
             permissions=frozenset(p for p in holding.permissions if p.startswith("use_") or p.endswith("_rate_limits")),
         )
-    return replace(caller, admin=caller.admin or holding.admin, roles=holding.roles, permissions=holding.permissions)
+    ends = {name: end for name, end in holding.ends.items() if name != ADMIN or not caller.admin}
+    admin = caller.admin or holding.admin
+    return replace(caller, admin=admin, roles=holding.roles, permissions=holding.permissions, ends=ends)
 
 
 def of_key(row: Row) -> Standing:
@@ -83,7 +85,8 @@ def of_key(row: Row) -> Standing:
         ends.append(End(row["expires_at"], refusals.EXPIRED_KEY))
     if row["previous"]:
         ends.append(End(row["previous_until"], refusals.REPLACED_KEY))
-    caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row))
+    expires_at = min((end.at for end in ends if end.at is not None), default=None)
+    caller = _caller(row, admin=row["admin"], key_id=plain(row["key_id"]), policy=_policy(row), expires_at=expires_at)
     return Standing(caller=caller, grants=parse(row["grants"]), ends=tuple(ends))
 
 
@@ -110,6 +113,7 @@ def _caller(
     key_id: UUID | None = None,
     session_id: UUID | None = None,
     policy: KeyPolicy | None = None,
+    expires_at: datetime | None = None,
 ) -> Caller:
     return Caller(
         user_id=plain(row["user_id"]),
@@ -118,6 +122,7 @@ def _caller(
         session_id=session_id,
         admin=admin,
         policy=policy,
+        expires_at=expires_at,
     )
 
 

@@ -12,11 +12,9 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from parallama.arrival import ask_for_body, awaits_continue
 from parallama.errors import BadRequest, BodyTooLarge, ClientLeft
 from parallama.exchange import Exchange
-
-AWAITS_CONTINUE = web.RequestKey("awaits_continue", bool)
-"""Whether the client sends the body only after a 100 Continue (RFC 9110 section 10.1.1); set by the server."""
 
 
 class InboundBody:
@@ -48,7 +46,7 @@ class InboundBody:
     @property
     def awaits_continue(self) -> bool:
         """Whether the client waits to be asked for the body."""
-        return self._request.get(AWAITS_CONTINUE, False) and not self._request.content.is_eof()
+        return awaits_continue(self._request)
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises BodyTooLarge over `limit` bytes (at once when it is announced so), BadRequest when
@@ -105,15 +103,10 @@ class InboundBody:
         return min(patience_s, total_s - self._waited_s) if total_s else patience_s
 
     async def _ask(self) -> None:
-        """Send 100 Continue to a client that waits for it."""
-        if not self.awaits_continue:
-            return
-        writer = self._request.writer
         try:
-            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await ask_for_body(self._request)
         except ConnectionError as error:
             raise ClientLeft from error
-        writer.output_size = 0  # an interim answer is no part of the final one
 
 
 def _too_large(limit: int) -> BodyTooLarge:

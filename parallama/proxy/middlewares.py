@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from parallama.arrival import ARRIVAL, Arrival, client_of
-from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, Unavailable
+from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotAuthenticated, NotFound, Unavailable
 from parallama.exchange import Exchange, IdGenerator, Outcome
 from parallama.gateway.api import Reply, ReplyFacts
 from parallama.gateway.families import Mounted
@@ -183,6 +183,8 @@ def _headers(error: ApiError) -> dict[str, str]:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, NotAllowedMethod):
         headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 15.5.2: a 401 must
     return headers
 
 

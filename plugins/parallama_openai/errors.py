@@ -2,7 +2,7 @@
 
 | status | `type` | `code` |
 |---|---|---|
-| 401 | `invalid_request_error` | `invalid_api_key` |
+| 401 | `invalid_request_error` | `invalid_api_key`; `disabled_api_key` |
 | 403 | `permission_error` | the error's own |
 | 404 for a model | `invalid_request_error` | `model_not_found` |
 | 429 | `requests` | `rate_limit_exceeded` |
@@ -20,6 +20,8 @@ from parallama.gateway.sse import event
 
 _TYPES = {403: "permission_error", 429: "requests"}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_AS_IT_IS = "disabled_api_key"
+"""Not to be mistaken for a key that is wrong: it may be good again."""
 
 
 def error_type(status: int) -> str:
@@ -29,7 +31,7 @@ def error_type(status: int) -> str:
 
 def error_code(error: ApiError) -> str:
     """What a program can tell errors of one type apart by."""
-    return _CODES.get(error.status, error.code)
+    return error.code if error.code == _AS_IT_IS else _CODES.get(error.status, error.code)
 
 
 def error_body(error: ApiError) -> dict[str, dict[str, str | None]]:

@@ -1,4 +1,4 @@
-"""A database that serves every test of a module."""
+"""A fresh database, for a test or for a module."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import asyncpg
 
 
 @asynccontextmanager
-async def fresh_database(postgres: str) -> AsyncIterator[str]:
-    """The DSN of a database with the whole schema, dropped after the block. `postgres`: the fixture of that name."""
-    name = f"module_{uuid4().hex}"
+async def fresh_database(postgres: str, template: str = "in_use") -> AsyncIterator[str]:
+    """The DSN of a copy of the template, dropped after the block. `postgres`: the fixture of that name."""
+    name = f"test_{uuid4().hex}"
     connection = await asyncpg.connect(postgres)
     try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE parallama")
-        yield urlsplit(postgres)._replace(path=f"/{name}").geturl()
+        # by files: the default writes every page to the log first
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        yield named(postgres, name)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()
+
+
+def named(url: str, name: str) -> str:
+    """The DSN of another database of the same server."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
 import pytest
+from e2e.canary_identity import Visitor, audit, identify, secrets_of
 from processes import Answer, Place, Running, ask, place
 
 from parallama.db.cluster import Cluster
@@ -99,27 +101,30 @@ async def dump(state: Path) -> str:
 
 
 def found_in(text: str, secrets: list[str]) -> list[str]:
-    """The secrets that the text holds, as they are, percent-encoded, or within a base64 text."""
+    """The secrets that the text holds, as they are, escaped, or within a base64 text."""
     return [secret for secret in secrets if any(form in text for form in _forms(secret))]
 
 
+@lru_cache(1000)
 def _forms(secret: str) -> list[str]:
     # at any of three offsets; the characters at both ends depend on what stands around
     shifted = [base64.b64encode(b"-" * pad + secret.encode()).decode() for pad in range(3)]
-    return [secret, quote(secret, safe=""), secret.encode().hex(), *(text[4:-4] for text in shifted)]
+    escaped = [json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+    return [secret, *escaped, quote(secret, safe=""), secret.encode().hex(), *(text[4:-4] for text in shifted)]
 
 
-def _everything(running: Running, logs: Path | None) -> str:
-    files = sorted(logs.iterdir()) if logs else []
-    return running.err + "".join(path.read_text() for path in (*files, running.data / "postgres.log"))
+def _everything(running: Running, logs: Path) -> str:
+    return running.err + "".join(path.read_text() for path in (*logs.iterdir(), running.data / "postgres.log"))
 
 
-@pytest.mark.parametrize("to_files", [False, True], ids=["stderr", "files"])
-async def test_no_secret_prompt_or_answer_is_found_afterwards(here: Place, to_files: bool) -> None:
-    logs = here.root / "logs" if to_files else None
-    env = {"PARALLAMA_JWT_SECRET": JWT_SECRET, "PARALLAMA__LOGS__LEVEL": "debug"}
-    if logs:
-        env["PARALLAMA__LOGS__DIRECTORY"] = str(logs)
+async def test_no_secret_prompt_or_answer_is_found_afterwards(here: Place) -> None:
+    logs = here.root / "logs"
+    env = {
+        "PARALLAMA_JWT_SECRET": JWT_SECRET,
+        "PARALLAMA__LOGS__LEVEL": "debug",
+        "PARALLAMA__LOGS__DIRECTORY": str(logs),
+        "PARALLAMA__AUTH__REGISTRATION": "true",
+    }
     async with fake_ollama() as node:
         running = here.quickstart(**{**env, "OLLAMA_HOST": node.url})
         await asyncio.to_thread(running.ready)
@@ -128,12 +133,18 @@ async def test_no_secret_prompt_or_answer_is_found_afterwards(here: Place, to_fi
         await asyncio.to_thread(successes, url, key, node)
         errors = await asyncio.to_thread(failures, url, key, node)
         await asyncio.to_thread(quoting_node, url, key, node)
+        visitor = Visitor(here, url, key)
+        await asyncio.to_thread(identify, visitor)
+        audited = await asyncio.to_thread(audit, visitor)
+        document = await asyncio.to_thread(ask, f"{url}/admin/v1/openapi.json", None, key)
         metrics = await asyncio.to_thread(ask, f"{url}/metrics", None, key)
         status = await asyncio.to_thread(ask, f"{url}/status", None, key)
         shown = await asyncio.to_thread(here.run, "config", "show", **env)
         assert await asyncio.to_thread(running.end) == 0
     stored = await _stored(here)
+    secrets += secrets_of(visitor)
 
+    assert len(visitor.given) > 20
     assert len(errors) > 30
     assert [error for error in errors if error.status < 400] == []
     assert (metrics.status, status.status, shown.returncode) == (200, 200, 0)
@@ -142,6 +153,9 @@ async def test_no_secret_prompt_or_answer_is_found_afterwards(here: Place, to_fi
         "logs": _everything(running, logs),
         "metrics": metrics.body.decode(),
         "status": status.body.decode(),
+        "answers": "\n".join(visitor.told),
+        "audit": audited,
+        "openapi": document.body.decode(),
         "config show": shown.stdout + shown.stderr,
         "database": stored,
     }

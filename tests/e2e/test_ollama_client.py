@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
 from ollama import AsyncClient, Client, ResponseError
 from running import RunningGateway
 
 from parallama.identity.keys import new_key
 from parallama.testing import Answer, FakeOllama, Fault
+
+pytestmark = in_one_loop
 
 MODEL, THINKER, EMBEDDER = "llama3.2:1b", "qwen3:0.6b", "nomic-embed-text"
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -70,6 +78,7 @@ def counted(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(row["operation"], row["streamed"], row["prompt_tokens"], row["output_tokens"]) for row in rows]
 
 
+@ALONE
 async def test_lists_and_details_are_the_nodes_own(gateway: RunningGateway, node: FakeOllama, ask: Ask) -> None:
     await ask(gateway.key, "generate", model=MODEL)  # loads it
     listed = await ask(gateway.key, "list")
@@ -137,6 +146,7 @@ async def test_embeddings_old_and_new_work_and_are_counted(gateway: RunningGatew
     assert counted(await gateway.rows(2)) == expected
 
 
+@ALONE
 async def test_an_admin_manages_the_models_of_the_node(
     gateway: RunningGateway, node: FakeOllama, ask: Ask, tmp_path: Path
 ) -> None:
@@ -167,6 +177,7 @@ async def test_an_admin_manages_the_models_of_the_node(
     assert {(row["outcome"], row["prompt_tokens"], row["output_tokens"]) for row in rows} == {("ok", None, None)}
 
 
+@ALONE
 async def test_refusals_reach_the_client_as_response_errors(
     gateway: RunningGateway, node: FakeOllama, ask: Ask
 ) -> None:

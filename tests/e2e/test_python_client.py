@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from databases import fresh_database
+from python_client import Client, awaited, foreign
 from running import RunningGateway, running_gateway
 
 from parallama import AsyncParallamaClient, NotAllowed, NotAuthenticated, ParallamaClient
-from parallama.errors import NotFound, Unavailable
+from parallama.errors import NotFound, Unavailable, UpstreamFailed
 from parallama.identity.passwords import Passwords
 from parallama.identity.users import Users
 from parallama.testing import Answer as Cue
-from parallama.testing import FakeOllama, fake_ollama
+from parallama.testing import FakeOllama, Fault, fake_ollama
 
+__all__ = ["awaited"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "llama3.2:1b"
 PASSWORD = "correct horse battery staple"
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -45,31 +51,6 @@ def gateway(served: tuple[RunningGateway, FakeOllama]) -> RunningGateway:
 @pytest.fixture
 def node(served: tuple[RunningGateway, FakeOllama]) -> FakeOllama:
     return served[1]
-
-
-class Client:
-    """Either client, used alike."""
-
-    def __init__(self, awaited: bool, given: Mapping[str, Any]) -> None:
-        self._awaited, self._given = awaited, given
-
-    async def __call__(self, call: Callable[[Any], Any]) -> Any:
-        """What `call` gives of the client; a stream as the list of its pieces."""
-        if not self._awaited:
-            return await asyncio.to_thread(self._waiting, call)
-        async with AsyncParallamaClient(**self._given) as client:
-            found = await call(client)
-            return [delta async for delta in found] if hasattr(found, "__aiter__") else found
-
-    def _waiting(self, call: Callable[[Any], Any]) -> Any:
-        with ParallamaClient(**self._given) as client:
-            found = call(client)
-            return list(found) if hasattr(found, "__next__") else found
-
-
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
-def awaited(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture(params=["ollama", "openai"])
@@ -122,16 +103,45 @@ async def test_a_stream_says_what_the_whole_answer_says(client: Client, kind: st
     assert deltas[-1].usage == whole.usage
 
 
+async def test_a_stream_that_breaks_off_has_failed(client: Client, node: FakeOllama) -> None:
+    heard: list[str] = []
+    node.cue(Cue(fault=Fault.RESET, after_body=1000), "/api/generate")
+    with pytest.raises(UpstreamFailed):
+        await client(lambda one: _heard(one.generate(model=MODEL, prompt="x", stream=True), heard))
+    assert "".join(heard).startswith("This is a simulated answer")
+
+
+def _heard(stream: Any, heard: list[str]) -> Any:
+    """The stream, each piece of which is noted as it comes."""
+    if hasattr(stream, "__await__"):
+        return _heard_awaited(stream, heard)
+    return [heard.append(delta.text) for delta in stream]
+
+
+async def _heard_awaited(stream: Any, heard: list[str]) -> None:
+    async for delta in await stream:
+        heard.append(delta.text)
+
+
 async def test_errors_are_those_of_the_gateway(client: Client) -> None:
     with pytest.raises(NotFound) as caught:
         await client(lambda one: one.generate(model="no-such-model", prompt="x"))
     assert (caught.value.status, "no-such-model" in str(caught.value)) == (404, True)
 
 
-async def test_a_busy_gateway_is_asked_again(client: Client, node: FakeOllama) -> None:
-    for _ in range(2):
-        node.cue(Cue(status=503, error="busy"), "/api/generate")
+async def test_a_busy_gateway_is_asked_again(awaited: bool, gateway: RunningGateway, node: FakeOllama) -> None:
+    client, before = Client(awaited, {"base_url": gateway.url, "api_key": gateway.key}), len(node.requests)
+    node.cue(Cue(status=503, error="busy"), "/api/generate")
     assert (await client(lambda one: one.generate(model=MODEL, prompt="x"))).text
+    assert len([seen for seen in node.requests[before:] if seen.path == "/api/generate"]) == 2
+
+
+async def test_a_gateway_that_stays_busy_is_asked_as_often_as_was_said(awaited: bool) -> None:
+    async with foreign((503, "busy")) as server:
+        client = Client(awaited, {"base_url": server.url, "api_key": "x", "max_retries": 3})
+        with pytest.raises(Unavailable, match="busy"):
+            await client(lambda one: one.generate(model=MODEL, prompt="x"))
+        assert server.asked == ["POST"] * 4
 
 
 async def test_a_wrong_key_is_told(awaited: bool, gateway: RunningGateway) -> None:
@@ -199,3 +209,20 @@ async def _until_refused(client: Client) -> None:
     async with asyncio.timeout(30):
         while True:
             await client(lambda one: one.generate(model=MODEL, prompt="x"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+async def test_the_examples_of_the_page_run(
+    example: str, gateway: RunningGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compile(example.replace("http://127.0.0.1:8000", gateway.url), PAGE, "exec")
+    await asyncio.to_thread(exec, code, {"key": gateway.admin_key})
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+@pytest.mark.parametrize(("name", "stream"), [("ollama", False), ("openai", False), ("ollama", True)])
+async def test_a_server_that_is_no_parallama_has_failed(awaited: bool, name: str, stream: bool) -> None:
+    async with foreign((200, "<html>\n<p>Welcome</p>\n")) as server:
+        client = Client(awaited, {"base_url": server.url, "api_key": "x", "gateway": name})
+        with pytest.raises(UpstreamFailed):
+            await client(lambda one: one.generate(model=MODEL, prompt="x", stream=stream))

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from running import RunningGateway
+import pytest_asyncio
+from kept_gateway import ALONE, in_one_loop
+from kept_gateway import alone as alone
+from kept_gateway import gateway as gateway
+from kept_gateway import kept_gateways as kept_gateways
+from kept_gateway import node as node
+from kept_gateway import served as served
+from running import RunningGateway, running_gateway
 
 from parallama.testing import Answer, FakeOllama, Fault, fake_ollama
+
+pytestmark = in_one_loop
 
 MODEL, EMBEDDER = "llama3.2:1b", "nomic-embed-text"
 MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -214,6 +224,7 @@ async def test_an_unknown_model_is_a_404_in_the_nodes_words(gateway: RunningGate
     assert row["output_tokens"] is None
 
 
+@ALONE
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_node_that_is_down_is_an_error_status(gateway: RunningGateway, node: FakeOllama, stream: bool) -> None:
     await node.close()
@@ -270,10 +281,10 @@ async def test_the_nodes_own_error_keeps_its_status_and_words(gateway: RunningGa
 
 
 class TestOfASimulator:
-    @pytest.fixture
-    async def node(self) -> Any:
-        async with fake_ollama(mark=True) as node:
-            yield node
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def gateway(self, database_url: str) -> AsyncIterator[RunningGateway]:
+        async with fake_ollama(mark=True) as node, running_gateway(database_url, node.url) as gateway:
+            yield gateway
 
     @pytest.mark.parametrize(
         ("path", "body"),

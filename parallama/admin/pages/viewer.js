@@ -1,7 +1,7 @@
 // Shows the OpenAPI document of this server. All that comes from outside becomes text, never markup.
 "use strict";
 
-const METHODS = ["get", "post", "put", "patch", "delete"];
+const METHODS = ["get", "head", "post", "put", "patch", "delete"];
 
 function element(name, ...children) {
   const made = document.createElement(name);
