@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from secrets import token_urlsafe
 
 from aiohttp import web
@@ -39,7 +40,8 @@ from parallama.identity.passwords import Passwords
 from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
-from parallama.ledger.recorder import Recorder
+from parallama.ledger.journal import Journal
+from parallama.ledger.shipper import Shipper
 from parallama.logs import hide
 from parallama.metrics import Metrics
 from parallama.networks import networks
@@ -61,7 +63,7 @@ from parallama.traffic import Traffic
 
 READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
-RECORDER = web.AppKey("recorder", Recorder)
+SHIPPER = web.AppKey("shipper", Shipper)
 BOOKS = web.AppKey("books", Books)
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
@@ -69,9 +71,10 @@ CONTROL = web.AppKey("control", web.Application)
 _log = logging.getLogger("parallama.gateway")
 
 
-def build_app(settings: Settings, database_url: str) -> web.Application:
+def build_app(settings: Settings, database_url: str, state_directory: Path) -> web.Application:
     """The gateway on a database whose schema is current. Without `auth.jwt_secret` its access tokens end with it.
     Raises ConfigError for options that no gateway takes."""
+    ids = IdGenerator()
     metrics = Metrics()
     traffic = Traffic()
     database = Database(database_url, settings.database)
@@ -92,31 +95,32 @@ def build_app(settings: Settings, database_url: str) -> web.Application:
     listener = Listener(database_url, on_change, on_reset)
     tokens = _access_tokens(settings.auth)
     callers = Callers(database, settings.auth, listener, tokens)
-    recorder = Recorder(database, settings.usage)
+    journal = Journal(state_directory / "journal", ids().hex, settings.usage)
+    shipper = Shipper(database, journal, settings.usage, settings.timezone)
     pool = Pool(settings.nodes, metrics)
-    books = Books(recorder, metrics, traffic, pool.catalog.name_of)
+    books = Books(journal, metrics, traffic, pool.catalog.name_of, strict=settings.usage.strict)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
-    relay = Relay(pool, stalls, heartbeats, settings, metrics)
+    relay = Relay(pool, books, stalls, heartbeats, settings, metrics)
 
-    app = web.Application(middlewares=[answer_edges(IdGenerator(), networks(settings.server.trusted_proxies))])
-    app[READINESS] = readiness = state.Readiness(listener)
+    app = web.Application(middlewares=[answer_edges(ids, networks(settings.server.trusted_proxies))])
+    app[READINESS] = readiness = state.Readiness(listener, journal)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
-    app[POOL], app[RECORDER], app[BOOKS], app[METRICS] = pool, recorder, books, metrics
+    app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
     seeded = _seeded(database, families)
-    for part in (database.running, seeded, listener.running, following.running, callers.running, recorder.running):
+    for part in (database.running, seeded, listener.running, following.running, callers.running):
         app.cleanup_ctx.append(_entered(part))
-    for part in (books.running, pool.running, stalls.running, heartbeats.running):
+    for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
         app.cleanup_ctx.append(_entered(part))
 
     for family in families:
         _mount(app, family, relay, books, callers)
     settle = books.settle
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
-    every = _add_api(app, settings, database, tokens, callers, gateways)
+    every = _add_api(app, settings, database, tokens, callers, gateways, listener)
     status = state.status(families, pool, traffic, settle)
-    scrape = state.metrics(metrics, recorder, database, listener, settle)
+    scrape = state.metrics(metrics, journal, shipper, database, listener, settle)
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
     views += [discovery(families, plugins, settings.discovery.cache_s)] if settings.discovery.enabled else []
     _add_state(app, views, every, families, callers)
@@ -153,6 +157,7 @@ def _add_api(
     tokens: AccessTokens,
     callers: Callers,
     gateways: Sequence[Operation],
+    listener: Listener,
 ) -> Sequence[Operation]:
     """Logins, `/me` and the admin API, with what keeps them."""
     auth, passwords = settings.auth, Passwords()
@@ -160,7 +165,7 @@ def _add_api(
     for part in (passwords.running, Sessions(database, SERVER, auth).running):
         app.cleanup_ctx.append(_entered(part))
     every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
-    add_operations(app, every, callers)
+    add_operations(app, every, callers, listener.caught_up)
     return every
 
 

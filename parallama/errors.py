@@ -162,7 +162,7 @@ class UnsupportedMedia(ApiError):
 class Invalid(ApiError):
     """A value that no record may have; `param` names it where it is one field of the request.
 
-    `detail` is what is wrong, `[{"field": "a.b", "message": "..."}]`, where there may be more than one thing.
+    `detail` is what is wrong, `[{"field": "a.b", "message": "..."}]`: all of it, or that `param`.
     """
 
     status = 422
@@ -170,7 +170,7 @@ class Invalid(ApiError):
 
     def __init__(self, message: str, *, param: str | None = None, detail: Sequence[Mapping[str, str]] = ()) -> None:
         super().__init__(message, param=param)
-        self.detail = detail
+        self.detail = detail or ([{"field": param, "message": message}] if param else ())
 
 
 class OverLimit(ApiError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -93,6 +93,8 @@ class Caller:
     permissions: frozenset[str] = frozenset()
     policy: KeyPolicy | None = None
     """None: nothing limits the key."""
+    ends: Mapping[str, datetime] = field(default_factory=dict, hash=False)
+    """Until when they hold the permissions, and the role `admin`, that they hold for a while only."""
     expires_at: datetime | None = None
     """When the key ends, or the secret of it that was used; None: never, and for callers without a key."""
     limits: tuple[Limit, ...] = ()
@@ -123,6 +125,14 @@ class Usage:
     output_tokens: int | None = None
     final: bool = False
     """True: the node's own counts. False: counted from chunks, an estimate."""
+
+
+def checked(usage: Usage) -> Usage:
+    """What a codec has counted, if it can be so. Raises ValueError."""
+    for count in (usage.prompt_tokens, usage.output_tokens):
+        if count is not None and not (type(count) is int and 0 <= count < 2**63):
+            raise ValueError("a count of tokens must be a whole number from 0, or None")
+    return usage
 
 
 class UsageRecord(NamedTuple):
@@ -190,6 +200,8 @@ class Exchange:
     """Parameters of the request that changed nothing."""
     quotas: Sequence[Quota] = ()
     """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
+    closed: bool = False
+    """Whether its row is written: nothing changes it any more."""
 
     @property
     def first_byte_s(self) -> float | None:

@@ -72,7 +72,9 @@ class Metrics:
             "parallama_malformed_requests_total", "Requests that are not HTTP as it is spoken here.", ("kind",)
         )
         self.records_pending = gauge("parallama_usage_records_pending", "Usage records not yet in PostgreSQL.")
-        self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL refused.")
+        self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL or the disk refused.")
+        self.journal_bytes = gauge("parallama_journal_bytes", "Of the journals of this machine, on disk.")
+        self.journal_damaged = gauge("parallama_journal_damaged", "Segments of journals found damaged.")
         self.database_up = gauge("parallama_database_up", "1: the database answers.")
         self.database_connections = gauge(
             "parallama_database_connections", "Connections of the pool, by state.", ("state",)

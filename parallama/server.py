@@ -24,10 +24,10 @@ from pydantic import SecretStr
 
 from parallama.admin import control
 from parallama.admin.state import Readiness
-from parallama.app import BOOKS, CONTROL, POOL, READINESS, RECORDER, build_app
+from parallama.app import BOOKS, CONTROL, POOL, READINESS, SHIPPER, build_app
 from parallama.config import Settings
 from parallama.drain import InFlight, drain
-from parallama.errors import ConfigError, Unavailable
+from parallama.errors import ConfigError
 from parallama.http_server import Runner
 from parallama.identity.signing import signing_secret
 
@@ -73,10 +73,10 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
 
 
 async def run(settings: Settings, database_url: str, listening: socket.socket, state: Path) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises Unavailable when usage records were lost at the end."""
+    """Serve until SIGTERM or SIGINT, then drain. Usage that the database does not take then waits in the journal."""
     secret = SecretStr(signing_secret(settings.auth, state))
     settings = settings.model_copy(update={"auth": settings.auth.model_copy(update={"jwt_secret": secret})})
-    app = build_app(settings, database_url)
+    app = build_app(settings, database_url, state)
     readiness, requests, stop = app[READINESS], InFlight(), asyncio.Event()
     app.middlewares.insert(0, requests.middleware)
     runner = make_runner(app, settings)
@@ -97,17 +97,13 @@ async def run(settings: Settings, database_url: str, listening: socket.socket, s
             if cut := await requests.cut(app[POOL].stop):
                 _log.warning("drain over", extra={"fields": {"requests_cut": cut}})
     finally:
-        lost = app[RECORDER].lost
         await runner.cleanup()
-        lost = app[RECORDER].lost - lost
-        _log.info("stopped", extra={"fields": {"records_lost": lost}})
-    if lost:
-        raise Unavailable(f"{lost} usage records are lost: the database did not take them before the stop")
+        _log.info("stopped", extra={"fields": {"records_pending": app[SHIPPER].pending}})
 
 
 def _unfinished(app: web.Application, requests: InFlight) -> tuple[int, int]:
     app[BOOKS].settle()
-    return requests.count, app[RECORDER].pending
+    return requests.count, app[SHIPPER].pending
 
 
 def _rarely_collect() -> None:
@@ -136,8 +132,8 @@ def _on_signals(readiness: Readiness, stop: asyncio.Event, unfinished: Callable[
     def received(name: str) -> None:
         if stop.is_set():
             requests, records = unfinished()
-            lost = f"{requests} requests cut off without a record, {records} usage records lost"
-            line = f"stopped at once by {name}: {lost}\n"
+            left = f"{requests} requests cut off, {records} usage records wait in the journal"
+            line = f"stopped at once by {name}: {left}\n"
             for handler in logging.getLogger().handlers:
                 handler.flush()
             os.write(2, line.encode())

@@ -25,7 +25,7 @@ from parallama.db.migrate import migrate
 from parallama.db.pool import Database
 from parallama.testing import FakeOllama, fake_ollama
 
-_LARGEST = 2 << 30
+_ROOM = 2 << 30
 """Bytes of memory that must be free before databases are put there."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -127,7 +127,7 @@ def _fastest_directory() -> str:
         return "/tmp"
     found = os.statvfs(memory)
     # the programs are copied there too where the account that runs them cannot reach the installed ones
-    fits = found.f_bavail * found.f_frsize > _LARGEST and not found.f_flag & os.ST_NOEXEC
+    fits = found.f_bavail * found.f_frsize > _ROOM and not found.f_flag & os.ST_NOEXEC
     return memory if fits else "/tmp"
 
 

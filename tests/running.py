@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from parallama.app import BOOKS, POOL, RECORDER, build_app
+from parallama.app import BOOKS, POOL, SHIPPER, build_app
 from parallama.config import DatabaseSettings, Settings
 from parallama.db.pool import Database
 from parallama.db.query import Query
@@ -74,7 +76,7 @@ class RunningGateway:
     async def rows(self, count: int) -> list[dict[str, Any]]:
         """The usage rows once there are `count` of them, oldest first; more are a failure of the test that counts."""
         self.app[BOOKS].settle()
-        await eventually(lambda: self.app[RECORDER].pending == 0)
+        await eventually(lambda: self.app[SHIPPER].pending == 0)
         async with self.database.connection() as one:
 
             async def enough() -> list[Any] | None:
@@ -117,19 +119,20 @@ async def running_gateway(
     """
     usual = {"nodes": [{"name": "node-1", "url": node_url}], "usage": {"flush_ms": 10}}
     chosen = Settings.model_validate({**usual, **(settings or {})})
-    app = build_app(chosen, database_url)
-    runner = make_runner(app, chosen)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    async with (
-        Database(database_url, PATIENT).running() as database,
-        aiohttp.ClientSession(auto_decompress=False) as http,
-    ):
-        key, admin_key = await make_users(database)
-        try:
-            await runner.setup()
-            await web.SockSite(runner, listening).start()
-            await eventually(lambda: app[POOL].nodes[0].health.up is not None)
-            yield RunningGateway(app, f"http://127.0.0.1:{port}", port, database, key, admin_key, http)
-        finally:
-            await runner.cleanup()
+    with tempfile.TemporaryDirectory(prefix="pl-") as state:
+        app = build_app(chosen, database_url, Path(state))
+        runner = make_runner(app, chosen)
+        async with (
+            Database(database_url, PATIENT).running() as database,
+            aiohttp.ClientSession(auto_decompress=False) as http,
+        ):
+            key, admin_key = await make_users(database)
+            try:
+                await runner.setup()
+                await web.SockSite(runner, listening).start()
+                await eventually(lambda: app[POOL].nodes[0].health.up is not None)
+                yield RunningGateway(app, f"http://127.0.0.1:{port}", port, database, key, admin_key, http)
+            finally:
+                await runner.cleanup()

@@ -67,7 +67,10 @@ async def test_a_version_of_what_was_never_recorded_is_outdated(database: Databa
     ("changes", "param", "message"),
     [
         ({"header_name": "X-Team"}, "header_name", "relay.forward_headers"),
-        ({"header_name": "accept"}, "header_name", "relay.forward_headers"),
+        ({"header_name": "Host"}, "header_name", "for keys alone"),
+        ({"header_name": "user-agent"}, "header_name", "for keys alone"),
+        ({"header_name": "Accept-Language"}, "header_name", "for keys alone"),
+        ({"header_name": "cookie"}, "header_name", "for keys alone"),
         ({"header_name": "not a header"}, "header_name", "must be the name of a header"),
         ({"header_name": ""}, "header_name", "must be the name of a header"),
         ({"header_name": 7}, "header_name", "there are header_name"),

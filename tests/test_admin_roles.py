@@ -193,3 +193,35 @@ async def test_an_assignment_is_found_below_its_own_user_only(api: Api) -> None:
 async def test_a_path_to_no_role_is_a_404(api: Api, name: str) -> None:
     for method, body in (("GET", None), ("PATCH", {}), ("DELETE", None)):
         assert (await api(method, f"roles/{name}", body)).status == 404
+
+
+async def test_nobody_gives_for_longer_than_they_have(api: Api) -> None:
+    await api.done("POST", "roles", {"name": "deputy", "permissions": ["manage_users", "manage_roles"]})
+    key, soon, later = await api.user("stand-in"), "2199-01-01T00:00:00Z", "2199-06-01T00:00:00Z"
+    given = await api.done("POST", "users/stand-in/roles", {"role": "deputy", "expires_at": soon})
+    await api.user("other")
+    for method, path, body in (
+        ("PATCH", "users/stand-in", {"role": "deputy"}),
+        ("PATCH", f"users/stand-in/roles/{given['id']}", {"expires_at": None}),
+        ("PATCH", f"users/stand-in/roles/{given['id']}", {"expires_at": later}),
+        ("POST", "users/other/roles", {"role": "deputy"}),
+        ("POST", "users", {"username": "accomplice", "role": "deputy"}),
+        ("PATCH", "roles/deputy", {"description": "for ever"}),
+    ):
+        answer = await api(method, path, body, key=key)
+        assert answer.status == 403
+        assert answer.message.endswith("you hold manage_roles until 2199-01-01T00:00:00Z")
+    await api.done("POST", "users/other/roles", {"role": "deputy", "expires_at": soon}, key=key)
+    await api.done("POST", "users", {"username": "newcomer"}, key=key)  # of a role that the deputy has for good
+
+
+async def test_an_admin_for_a_while_makes_no_admin_for_good(api: Api) -> None:
+    key = await api.user("holiday")
+    await api.done("POST", "users/holiday/roles", {"role": "admin", "expires_at": "2199-01-01T00:00:00Z"})
+    for method, path, body in (
+        ("PATCH", "users/holiday", {"admin": True}),
+        ("PATCH", "users/holiday", {"role": "premium"}),
+        ("POST", "users", {"username": "fellow", "admin": True}),
+    ):
+        assert (await api(method, path, body, key=key)).status == 403
+    await api.done("POST", "users", {"username": "guest"}, key=key)

@@ -217,6 +217,23 @@ async def test_the_last_admin_stays_one(postgres: str) -> None:
         assert (await assignments.end("ann", made.id)).ended_at == NOW
 
 
+async def test_an_admin_for_a_while_is_not_the_last_one(postgres: str) -> None:
+    async with fresh_database(postgres) as url, Database(url, PATIENT).running() as database:
+        assignments, users = at(database, NOW), Users(database, now=lambda: NOW)
+        await users.create("ann")
+        made = await assignments.assign("ann", "admin")
+        await users.create("flo")
+        short = await assignments.assign("flo", "admin", expires_at=SOON)
+        with pytest.raises(Conflict, match="no admin whose role does not expire would be left"):
+            await assignments.end("ann", made.id)
+        with pytest.raises(Conflict, match="make another admin first"):
+            await assignments.change("ann", made.id, expires_at=SOON)
+        with pytest.raises(Conflict, match="make another admin first"):
+            await users.delete("ann")
+        await assignments.change("flo", short.id, expires_at=None)
+        assert (await assignments.change("ann", made.id, expires_at=SOON)).expires_at == SOON
+
+
 async def test_two_admins_cannot_both_go_at_once(postgres: str) -> None:
     async with fresh_database(postgres) as url, Database(url, PATIENT).running() as database:
         assignments = at(database, NOW)

@@ -81,8 +81,11 @@ timezone: Europe/Berln
         ("nodes: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]",
          ["FILE:1: nodes must have a name of its own for each node; more than one is called a"]),
         ("nodes:\n- url: http://a", ["FILE:2: nodes.0.name is missing"]),
-        ("auth: {key_header: accept}",
-         ["FILE: auth.key_header and relay.forward_headers both name accept: keys must not reach a node"]),
+        ("auth: {key_header: traceparent}",
+         ["FILE: auth.key_header and relay.forward_headers both name traceparent: keys must not reach a node"]),
+        ("auth: {key_header: user-agent}",
+         ["FILE:1: auth.key_header is 'user-agent', but must be a header for keys alone: clients or proxies send this "
+          "one with something else"]),
         ("server: {port: 1}\n---\n{}", ["FILE:2: this is not YAML: but found another document"]),
         ("server: {port: 1\n", ["FILE:2: this is not YAML: did not find expected ',' or '}'"]),
         ("a: 1\nserver: \x01", ["FILE:2: this is not YAML: a control character stands here"]),

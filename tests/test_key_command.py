@@ -189,7 +189,7 @@ def test_what_cannot_be_done_is_said_on_one_line(run: Run) -> None:
         ("generate", "bob"): nobody,
         ("generate", "alice", "--description", "x" * 201): "at most 200 characters",
         ("generate", "alice", "--networks", "home"): "must be an address or a range",
-        ("generate", "alice", "--gateways", "Open AI"): "'Open AI' is no gateway",
+        ("generate", "alice", "--gateways", "Open AI"): "there is no gateway 'Open AI': it must be one of",
         ("list", "--username", "bob"): nobody,
         ("revoke-all", "bob", "--yes"): nobody,
         ("rotate", revoked): "is revoked: make a new one",

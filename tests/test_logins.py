@@ -15,7 +15,7 @@ from argon2 import PasswordHasher
 from e2e.databases import fresh_database
 from running import PATIENT
 
-from parallama.config import AuthSettings
+from parallama.config import AuthSettings, DatabaseSettings
 from parallama.db.pool import Database
 from parallama.errors import Conflict, Invalid, NotAllowed, NotAuthenticated, OverLimit, Unavailable
 from parallama.identity.logins import Logins
@@ -224,6 +224,18 @@ async def test_a_refresh_token_may_be_tried_five_times_a_minute(world: World) ->
     assert await world.refresh_refused(token) == "not_authenticated"
 
 
+async def test_a_use_that_the_database_did_not_answer_does_not_count(world: World) -> None:
+    token = (await world.logins.login(world.name, RIGHT, HOME)).refresh_token
+    narrow = DatabaseSettings(pool_size=1, acquire_s=0.01)
+    async with Database(world.database.url, narrow).running() as busy, busy.connection(limit_s=60):
+        world.logins._database = busy
+        for _ in range(10):
+            with pytest.raises(Unavailable):
+                await world.logins.refresh(token, HOME)
+    world.logins._database = world.database
+    await world.logins.refresh(token, HOME)
+
+
 async def test_the_attempts_are_the_settings(make: Make) -> None:
     world = await make(refresh_attempts=1)
     pair = await world.logins.login(world.name, RIGHT, HOME)
@@ -281,6 +293,25 @@ async def test_a_weak_password_or_a_bad_name_makes_no_user(make: Make, name: str
     with pytest.raises(Invalid):
         await world.logins.register(name, password, HOME)
     assert await world.users.password_of(name) is None
+
+
+@pytest.mark.parametrize("name", ["anonymous", "Anonymous"])
+async def test_nobody_becomes_the_user_that_callers_without_a_credential_are(make: Make, name: str) -> None:
+    world = await make(registration=True)
+    with pytest.raises(Conflict, match="is taken"):
+        await world.logins.register(name, RIGHT, HOME)
+    assert await world.users.password_of(name) is None
+
+
+async def test_many_right_logins_at_once_behind_one_address_are_told_to_come_back_at_once(world: World) -> None:
+    names = [f"u{uuid4().hex[:12]}" for _ in range(31)]
+    encoded = await world.passwords.hash(RIGHT)
+    for name in names:
+        await world.users.create(name, password_hash=encoded)
+    tried = await asyncio.gather(*(world.logins.login(name, RIGHT, HOME) for name in names), return_exceptions=True)
+    refused = [one for one in tried if isinstance(one, OverLimit)]
+    assert [one.retry_after_s for one in refused] == [1]
+    await world.logins.login(names[-1], RIGHT, HOME)
 
 
 async def test_a_place_registers_ten_a_minute(make: Make) -> None:

@@ -135,7 +135,7 @@ def test_the_key_that_signs_tokens_is_masked_although_no_setting_holds_it(
     made = "a-secret-that-only-the-application-knows"
     monkeypatch.setattr("parallama.app.token_urlsafe", lambda _size: made)
     with logging_to(LogsSettings()):
-        build_app(Settings(), "postgresql://nobody@127.0.0.1:1/none")
+        build_app(Settings(), "postgresql://nobody@127.0.0.1:1/none", Path("nowhere"))
         logging.getLogger("parallama.error").error("signed with %s", made)
     assert "signed with ********" in capsys.readouterr().err
 

@@ -97,6 +97,17 @@ async def test_changes_of_users_and_keys_are_told_in_order(database: Database) -
         assert heard.resets == 0
 
 
+async def test_who_has_caught_up_has_heard_of_all_that_was_committed_before(database: Database) -> None:
+    async with listening(database.url) as heard:
+        for number in range(50):
+            user = await Users(database).create(f"u{number}")
+            await heard.listener.caught_up()
+            heard.changes.clear()
+            await Users(database).update(user.username, active=False)
+            await heard.listener.caught_up()
+            assert ("user", str(user.id)) in heard.changes
+
+
 async def test_what_is_rolled_back_is_not_told(database: Database) -> None:
     async with listening(database.url) as heard, database.connection() as one:
         transaction = one.transaction()

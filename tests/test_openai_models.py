@@ -123,6 +123,7 @@ def test_entries_without_names_or_times_break_nothing() -> None:
 ERRORS: list[tuple[ApiError, int, str, str]] = [
     (BadRequest("n: wrong", code="invalid_parameter", param="n"), 400, "invalid_request_error", "invalid_parameter"),
     (NotAuthenticated("no key"), 401, "invalid_request_error", "invalid_api_key"),
+    (NotAuthenticated("off", code="disabled_api_key"), 401, "invalid_request_error", "disabled_api_key"),
     (NotAllowed("no"), 403, "permission_error", "not_allowed"),
     (ModelUnknown("no"), 404, "invalid_request_error", "model_not_found"),
     (NotFound("no"), 404, "invalid_request_error", "not_found"),

@@ -115,6 +115,14 @@ def test_a_second_start_keeps_users_keys_and_usage_and_shows_no_key(here: Place)
     wait_for(lambda: len(rows(here)) == 2)
 
 
+def test_users_who_are_there_before_any_admin_do_not_keep_it_from_making_one(here: Place) -> None:
+    for command in (("db", "migrate"), ("user", "create", "anonymous")):
+        done = here.run(*command)
+        assert done.returncode == 0, done.stderr
+    running = here.quickstart().ready()
+    assert ask(f"{running.url}/admin/v1/users", key=running.key()).status == 200
+
+
 def test_a_second_start_says_how_to_make_another_key(here: Place) -> None:
     here.quickstart("--data", str(here.data)).ready().end()
     running = here.quickstart("--data", str(here.data), data=here.home).data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from datetime import UTC, datetime
@@ -18,11 +19,10 @@ from kept_gateway import kept_gateways as kept_gateways
 from kept_gateway import node as node
 from kept_gateway import served as served
 from raw_http import raw_client, request_bytes
-from running import RunningGateway, eventually, running_gateway
+from running import RunningGateway, running_gateway
 from upstream_client import accepted
 from wire import Wire
 
-from parallama.app import BOOKS, RECORDER
 from parallama.exchange import created_at
 from parallama.testing import Answer, FakeOllama, Fault
 
@@ -195,25 +195,39 @@ async def test_cancelled_and_failed_exchanges_are_counted_once_each_among_others
 async def test_without_a_place_for_its_row_an_exchange_is_refused_and_none_is_lost(
     database_url: str, node: FakeOllama
 ) -> None:
-    settings = {"usage": {"max_pending": 3, "flush_ms": 10}}
+    settings = {"usage": {"journal_mb": 1, "flush_ms": 10}}
     async with Wire(database_url).running() as wire, running_gateway(wire.url, node.url, settings) as gateway:
         assert (await ask(gateway, "/api/chat", UNARY)).status == 200
-        gateway.app[BOOKS].settle()
-        await eventually(lambda: gateway.app[RECORDER].pending == 0)
+        await gateway.rows(1)
+        assert await metric(gateway, "parallama_journal_bytes") > 0  # the admin's key is known too from here on
         wire.cut()
-        for _ in range(3):
-            assert (await ask(gateway, "/api/chat", UNARY)).status == 200, "the key is cached: only the row must wait"
+        served = await asyncio.gather(*(served_until_full(gateway) for _ in range(8)))
+        assert sum(served) > 100, "the key is cached: only the rows must wait"
         for path in ("/api/chat", "/ollama/v1/chat", "/api/tags"):
             got = await ask(gateway, path, None if path.endswith("tags") else UNARY)
             assert got.status == 503
             assert got.json()["error"]
             assert "Retry-After: " in got.head
-        assert len(node.seen("/api/chat")) == 4
+        assert len(node.seen("/api/chat")) == 1 + sum(served)
+        ready = await ask(gateway, "/readyz")
+        assert (ready.status, "journal" in ready.json()["reasons"]) == (503, True)
+        assert await metric(gateway, "parallama_journal_bytes") >= 1 << 20
         wire.down = False
-        rows = await gateway.rows(7)
-        assert Counter(row["status"] for row in rows) == {200: 4, 503: 3}
+        rows = await gateway.rows(1 + sum(served) + 8 + 3)
+        assert Counter(row["status"] for row in rows) == {200: 1 + sum(served), 503: 8 + 3}
         assert (await ask(gateway, "/api/chat", UNARY)).status == 200
         assert await metric(gateway, "parallama_usage_records_lost") == 0
+
+
+async def served_until_full(gateway: RunningGateway) -> int:
+    """How often a client is served before it is refused because usage cannot be recorded."""
+    async with raw_client(gateway.port) as client:
+        for served in itertools.count():
+            got = await client.ask("POST", "/api/chat", UNARY, bearer(gateway.key))
+            if got.status != 200:
+                assert (got.status, "journal" in got.json()["error"]) == (503, True)
+                return served
+    raise AssertionError
 
 
 async def test_connections_to_the_node_are_used_again(gateway: RunningGateway, node: FakeOllama) -> None:

@@ -11,18 +11,25 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from e2e.databases import fresh_database
-from running import PATIENT
+from running import PATIENT, eventually
 
 from parallama.db.pool import Database
+from parallama.db.query import Query
 from parallama.errors import Conflict, Invalid, NotAllowed, NotFound, Outdated
 from parallama.exchange import Caller
-from parallama.identity.actor import Actor
+from parallama.identity.actor import SERVER, Actor
 from parallama.identity.assignments import Assignments
 from parallama.identity.audit import AuditTrail
 from parallama.identity.roles import Roles, seed_gateway_permissions
 from parallama.identity.users import Users
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WAITING = Query(
+    "waiting",
+    (),
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -189,6 +196,22 @@ async def test_cascade_takes_it_from_all(database: Database, roles: Roles, name:
     [past] = await Assignments(database).list(name, ended=True)
     assert (past.main, past.ended_by, past.role) == (True, "server", name)
     assert await Assignments(database).list(name) == []
+
+
+@pytest.mark.parametrize("change", ["UPDATE assignments SET ended_at = now(), ended_by = 'me' WHERE user_id = $1",
+                                    "DELETE FROM users WHERE id = $1"])  # fmt: skip
+async def test_the_end_of_a_role_and_a_change_of_its_holder_do_not_wait_for_each_other(
+    database: Database, roles: Roles, name: str, change: str
+) -> None:
+    await roles.create(name)
+    user = await Users(database).create(name, role=name)
+    async with asyncio.TaskGroup() as group, database.change(SERVER.told()) as one:
+        await one.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", user.id)  # as every change of a user begins
+        group.create_task(roles.delete(name, cascade=True))
+        await eventually(lambda: database.fetchrow(WAITING))
+        await one.execute(change, user.id)
+    with pytest.raises(NotFound):
+        await roles.get(name)
 
 
 async def test_nobody_makes_a_role_that_gives_more_than_they_hold(database: Database, name: str) -> None:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -87,9 +88,9 @@ class Load:
 
 
 @asynccontextmanager
-async def serving(database_url: str) -> AsyncIterator[str]:
+async def serving(database_url: str, state: Path) -> AsyncIterator[str]:
     settings = Settings.model_validate({"nodes": [{"name": "none", "url": NODE}], "auth": {"jwt_secret": SECRET}})
-    runner = make_runner(build_app(settings, database_url), settings)
+    runner = make_runner(build_app(settings, database_url, state), settings)
     try:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -112,11 +113,11 @@ async def serving_elsewhere(database_url: str) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(postgres: str) -> AsyncIterator[Pair]:
+async def pair(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     async with (
         fresh_database(postgres) as url,
         Database(url, PATIENT).running() as database,
-        serving(url) as first,
+        serving(url, tmp_path_factory.mktemp("state")) as first,
         serving_elsewhere(url) as second,
         aiohttp.ClientSession() as http,
     ):

@@ -78,8 +78,10 @@ async def test_streams_and_failures_of_a_node_are_secured(gateway: RunningGatewa
 
 async def test_a_stranger_is_refused_with_them(gateway: RunningGateway) -> None:
     async with raw_client(gateway.port) as client:
-        got = await client.ask("GET", "/api/tags")
-    assert (got.status, is_secured(got)) == (401, True)
+        for path in ("/api/tags", "/v1/models", "/ollama/v1/models", "/me", "/admin/v1/users", "/status"):
+            got = await client.ask("GET", path)
+            assert (got.status, is_secured(got)) == (401, True)
+            assert CIMultiDict(got.headers).getall("WWW-Authenticate") == ["Bearer"]
 
 
 @pytest.mark.parametrize("line", ["GET  / HTTP/1.1", "TRACE / HTTP/1.1", "GET /api/tags HTTP/1.1\r\nHost: a b", "x"])

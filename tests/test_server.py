@@ -130,7 +130,7 @@ async def test_what_outlasts_the_drain_is_cut_and_recorded(here: Place, node: Fa
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_it_at_once_and_tells_what_is_lost(
+async def test_a_second_signal_ends_it_at_once_and_tells_what_is_left(
     here: Place, node: FakeOllama, second: signal.Signals
 ) -> None:
     async with streaming(here, node) as (running, _stream, _gate):
@@ -138,7 +138,7 @@ async def test_a_second_signal_ends_it_at_once_and_tells_what_is_lost(
         await off_loop(wait_for, lambda: refused(running))
         assert await off_loop(running.end, second) == 1
         last = running.err.splitlines()[-1]
-        assert last == f"stopped at once by {second.name}: 1 requests cut off without a record, 0 usage records lost"
+        assert last == f"stopped at once by {second.name}: 1 requests cut off, 0 usage records wait in the journal"
         assert "Traceback" not in running.err
     again = here.quickstart()
     await off_loop(again.ready)

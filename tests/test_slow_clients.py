@@ -218,8 +218,8 @@ async def test_a_reader_that_stops_on_a_document_that_is_held_whole_is_cut_after
         await eventually(lambda: not client.connected())
         assert len(await client.rest()) < len(body)
     assert not seen.client_left.is_set()
-    assert (row["status"], row["outcome"], row["error"]) == (499, "cancelled", "client_stalled")
-    assert (row["prompt_tokens"], row["estimated"]) == (7, False)
+    assert (row["status"], row["outcome"], row["error"]) == (200, "ok", None)
+    assert (row["prompt_tokens"], row["estimated"], row["response_bytes"]) == (7, False, len(body))
 
 
 def large(pace: Pace) -> Answer:

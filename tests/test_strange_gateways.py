@@ -14,7 +14,7 @@ from aiohttp import ClientPayloadError
 from running import RunningGateway, running_gateway
 
 from parallama import Codec, Gateway, Head, NdjsonCodec, Outbound, Reply, Route, Usage, Use, hookimpl
-from parallama.app import RECORDER
+from parallama.app import SHIPPER
 from parallama.errors import ConfigError
 from parallama.gateway import plugins
 from parallama.testing import Answer, FakeOllama, Fault
@@ -116,7 +116,7 @@ async def test_what_a_codec_says_wrongly_of_its_exchange_costs_nobody_a_row(
             assert got.status == 200
     rows = await gateway.rows(6)
     assert [row["gateway"] for row in rows] == ["strange", "ollama"] * 3
-    assert gateway.app[RECORDER].lost == 0
+    assert gateway.app[SHIPPER].lost == 0
     if how == "odd names":
         assert rows[0]["output_tokens"] > 0
     else:

@@ -37,6 +37,11 @@ def waits(begin: Callable[[], None]) -> int:
     return 0
 
 
+def fail(throttle: LoginThrottle, account: str, address: str) -> None:
+    throttle.begin(account, address)
+    throttle.ended(address)
+
+
 def test_a_limit_slides(clock: Clock) -> None:
     limit = Limit(2, 60, clock)
     for _ in range(2):
@@ -118,7 +123,7 @@ def test_a_try_that_came_to_nothing_does_not_count(throttle: LoginThrottle) -> N
 
 def test_a_place_has_thirty_failures_a_minute(throttle: LoginThrottle, clock: Clock) -> None:
     for number in range(30):
-        throttle.begin(f"user{number}", "10.0.0.1")
+        fail(throttle, f"user{number}", "10.0.0.1")
         clock.time += 1
     assert waits(lambda: throttle.begin("another", "10.0.0.1")) == 30
     assert waits(lambda: throttle.begin("another", "10.0.0.2")) == 0
@@ -126,12 +131,25 @@ def test_a_place_has_thirty_failures_a_minute(throttle: LoginThrottle, clock: Cl
     assert waits(lambda: throttle.begin("another", "10.0.0.1")) == 0
 
 
+def test_who_comes_behind_thirty_others_at_once_waits_for_those_and_no_minute(throttle: LoginThrottle) -> None:
+    for number in range(30):
+        throttle.begin(f"user{number}", "10.0.0.1")
+    assert waits(lambda: throttle.begin("another", "10.0.0.1")) == 1
+    for number in range(30):
+        throttle.succeeded(f"user{number}", "10.0.0.1")
+        throttle.ended("10.0.0.1")
+    assert waits(lambda: throttle.begin("another", "10.0.0.1")) == 0
+    assert dict(throttle._under_way) == {"10.0.0.1": 1}
+    throttle.ended("10.0.0.1")
+    assert dict(throttle._under_way) == {}
+
+
 def test_successes_of_one_account_do_not_free_the_place_of_other_failures(throttle: LoginThrottle) -> None:
     for number in range(29):
-        throttle.begin(f"user{number}", "10.0.0.1")
-        throttle.begin("mallory", "10.0.0.1")
+        fail(throttle, f"user{number}", "10.0.0.1")
+        fail(throttle, "mallory", "10.0.0.1")
         throttle.succeeded("mallory", "10.0.0.1")
-    throttle.begin("user29", "10.0.0.1")
+    fail(throttle, "user29", "10.0.0.1")
     assert waits(lambda: throttle.begin("mallory", "10.0.0.1")) == 60
 
 

@@ -22,7 +22,7 @@ from fire_sides import FiringNode, Seen, Shooter
 from fire_truth import legal
 from running import RunningGateway, eventually, running_gateway
 
-from parallama.app import POOL, RECORDER
+from parallama.app import POOL, SHIPPER
 from parallama.exchange import Exchange
 
 COUNT = int(os.environ.get("SOAK_COUNT", "10000"))
@@ -150,8 +150,8 @@ async def _soak(database_url: str) -> None:
             assert sockets(node.port) <= 2 * (AT_ONCE + 1), "more connections than there were requests at once"
             await eventually(lambda: requests_in_memory() <= requests + FEW)
             assert resident() - grown < 80 * MB
-            recorder = gateway.app[RECORDER]
-            assert (recorder.pending, recorder.lost, gateway.app[POOL].nodes[0].in_flight) == (0, 0, 0)
+            shipper = gateway.app[SHIPPER]
+            assert (shipper.pending, shipper.lost, gateway.app[POOL].nodes[0].in_flight) == (0, 0, 0)
     assert bugs.logged == []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -39,10 +39,18 @@ CALLER = web.RequestKey("caller", Caller)
 """Of a request to a guarded route that is not public."""
 
 
-def add_operations(app: web.Application, operations: Iterable[Operation], callers: Callers) -> None:
-    """A route for each operation, and one for HEAD where it is a GET (RFC 9110 section 9.1)."""
+def add_operations(
+    app: web.Application,
+    operations: Iterable[Operation],
+    callers: Callers,
+    caught_up: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """A route for each operation, and one for HEAD where it is a GET (RFC 9110 section 9.1).
+
+    What changes something is answered once this process has `caught_up` with it: whoever reads the answer finds it so.
+    """
     for operation in operations:
-        handler = guarded(_handler(operation), operation.guard, callers)
+        handler = guarded(_handler(operation, caught_up), operation.guard, callers)
         for method in ("GET", "HEAD") if operation.method == "GET" else (operation.method,):
             app.router.add_route(method, operation.path, handler)
 
@@ -68,7 +76,7 @@ async def _let_in(request: web.Request, guard: Guard, callers: Callers) -> Calle
     return caller
 
 
-def _handler(operation: Operation) -> Handler:
+def _handler(operation: Operation, caught_up: Callable[[], Awaitable[None]] | None) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         caller = request.get(CALLER)
         call = Call(
@@ -79,7 +87,10 @@ def _handler(operation: Operation) -> Handler:
             version=_version(request) if operation.versioned else None,
             body=None if operation.body is None else await _body(operation.body, request),
         )
-        return _answer(operation, await operation.run(call))
+        answer = await operation.run(call)
+        if caught_up is not None and operation.method != "GET":
+            await caught_up()
+        return _answer(operation, answer)
 
     return handle
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from http import HTTPStatus
 
 import orjson
@@ -64,10 +65,14 @@ _SCHEMES: Schema = {
 
 
 def openapi(operations: Sequence[Operation], views: Sequence[View], families: Iterable[Family]) -> View:
-    """`GET /admin/v1/openapi.json`: the document, made once; it tells of itself too."""
+    """`GET /admin/v1/openapi.json`: the document, made when it is first asked for; it tells of itself too."""
+
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(describe(operations, [*views, view], families))
 
     async def openapi(_request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json")
+        return web.Response(body=document(), content_type="application/json")
 
     view = View(
         name="get_openapi",
@@ -78,7 +83,6 @@ def openapi(operations: Sequence[Operation], views: Sequence[View], families: It
         handler=openapi,
         answers=page("application/json", dict[str, object], "OpenAPI 3.1."),
     )
-    body = orjson.dumps(describe(operations, [*views, view], families))
     return view
 
 

@@ -18,7 +18,8 @@ from parallama.admin.dialects import plain
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.gateway.families import Families, Family
-from parallama.ledger.recorder import Recorder
+from parallama.ledger.journal import Journal
+from parallama.ledger.shipper import Shipper
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.traffic import WINDOW_S, Traffic
@@ -54,7 +55,7 @@ class Overview:
     gateways: Mapping[str, GatewayOverview]
 
 
-Reason = Literal["draining", "database"]
+Reason = Literal["draining", "database", "journal"]
 NodeState = Literal["operational", "degraded", "down"]
 
 
@@ -102,10 +103,10 @@ class NotReady:
 
 
 class Readiness:
-    """Whether this process takes work: the database answers and nobody has asked it to stop."""
+    """Whether this process takes work: the database answers, the journal takes entries, nobody has asked it to stop."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, journal: Journal) -> None:
+        self._listener, self._journal = listener, journal
         self.draining = False
         self.over = False
         """Whether the time to drain is up, so that what still runs is cut off."""
@@ -113,6 +114,7 @@ class Readiness:
     def reasons(self) -> list[Reason]:
         """Why it is not ready; empty when it is."""
         reasons: list[Reason] = ["draining"] if self.draining else []
+        reasons += ["journal"] if self._journal.full else []
         return reasons if self._listener.lost_since is None else [*reasons, "database"]
 
 
@@ -200,7 +202,7 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 def readyz(readiness: Readiness) -> Handler:
-    """`GET /readyz`: 200, or 503 while draining or while the database does not answer."""
+    """`GET /readyz`: 200, or 503 while draining, while the database does not answer or the journal takes nothing."""
 
     async def readyz(_request: web.Request) -> web.Response:
         if reasons := readiness.reasons():
@@ -211,14 +213,21 @@ def readyz(readiness: Readiness) -> Handler:
 
 
 def metrics(
-    instruments: Metrics, recorder: Recorder, database: Database, listener: Listener, settle: Callable[[], None]
+    instruments: Metrics,
+    journal: Journal,
+    shipper: Shipper,
+    database: Database,
+    listener: Listener,
+    settle: Callable[[], None],
 ) -> Handler:
     """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it; `settle` as for `status`."""
 
     async def metrics(request: web.Request) -> web.Response:
         settle()
-        instruments.records_pending.set(recorder.pending)
-        instruments.records_lost.set(recorder.lost)
+        instruments.records_pending.set(shipper.pending)
+        instruments.records_lost.set(journal.lost + shipper.lost)
+        instruments.journal_bytes.set(journal.taken)
+        instruments.journal_damaged.set(shipper.damaged)
         instruments.database_up.set(listener.lost_since is None)
         size, idle = database.size()
         instruments.database_connections.labels("busy").set(size - idle)

@@ -91,7 +91,7 @@ def _new_key(ctx: Context) -> str:
 
 
 async def _first_key(settings: Settings, url: str) -> str | None:
-    """The key of the first admin, made where no key has ever been; None on later runs."""
+    """The key of the first admin, made where there is none; None on later runs."""
     from parallama.db.pool import Database
     from parallama.identity.actor import operator
     from parallama.identity.api_keys import ApiKeys
@@ -99,7 +99,7 @@ async def _first_key(settings: Settings, url: str) -> str | None:
 
     async with Database(url, settings.database).running() as database:
         users = Users(database, operator())
-        if await users.list(limit=1):
+        if any(user.admin or user.username.lower() == ADMIN for user in await users.list()):
             return None
         await users.create(ADMIN, role="admin", admin=True)
         key, _ = await ApiKeys(database, operator()).create(ADMIN, description="made by quickstart")

@@ -11,7 +11,7 @@ import httpx2
 
 from parallama.client.answers import Chat, Delta, Embeddings, Generation, Model
 from parallama.client.dialects import Dialect, Texts, dialect_of
-from parallama.client.session import Answered, Renew, Request, Session, Step, Wait, read, unreachable
+from parallama.client.session import Answered, Renew, Request, Session, Step, Wait, cut_short, read, unreachable
 from parallama.errors import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class AsyncParallamaClient:
     ) -> None:
         self._dialect: Dialect = dialect_of(gateway)
         self._session = Session(api_key, username, password, max_retries)
-        self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout_s)
+        # by default the 101st waits for one of 100 streams to end, which they may not do before it is read
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._http = httpx2.AsyncClient(base_url=base_url, timeout=timeout_s, limits=limits)
         self._renewing = asyncio.Lock()
         self.completions = Completions(self)
 
@@ -115,15 +117,20 @@ class AsyncParallamaClient:
         return await self._carry(use(self._session.ask))
 
     async def _read(self, request: Request, into: Callable[[Any], T]) -> T:
-        return read(await self._carry(self._session.ask(request)), into)
+        answered = await self._carry(self._session.ask(request))
+        return read(answered.body, into)
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
         answered = await self._carry(self._session.ask(request), stream=True)
         response: httpx2.Response = answered.response
+        done = False
         try:
             async for line in response.aiter_lines():
                 if (delta := self._dialect.delta(line)) is not None:
+                    done = done or delta.done
                     yield delta
+            if not done:
+                raise cut_short()
         except httpx2.RequestError as error:
             raise UpstreamFailed(f"the stream broke off ({type(error).__name__})") from error
         finally:
@@ -140,22 +147,22 @@ class AsyncParallamaClient:
                 return done
             told = None
             if isinstance(step, Request):
-                response = await self._ask(step, stream=stream)
-                body = await response.aread() if not (stream and response.is_success) else b""
-                told = Answered(response.status_code, response.headers, body, response)
+                told = await self._ask(step, stream=stream)
             elif isinstance(step, Wait):
                 await asyncio.sleep(step.seconds)
             else:
                 await self._renew(step)
 
-    async def _ask(self, request: Request, *, stream: bool) -> httpx2.Response:
+    async def _ask(self, request: Request, *, stream: bool) -> Answered:
         built = self._http.build_request(request.method, request.path, json=request.body, headers=request.headers)
         try:
-            return await self._http.send(built, stream=stream)
+            response = await self._http.send(built, stream=stream)
+            body = b"" if stream and response.is_success else await response.aread()
         except httpx2.RequestError as error:
             raise unreachable(self._http.base_url, error) from error
+        return Answered(response.status_code, response.headers, body, response)
 
     async def _renew(self, step: Renew) -> None:
         async with self._renewing:
-            if (steps := self._session.renew(step.stale)) is not None:
+            if (steps := self._session.renew(step)) is not None:
                 await self._carry(steps)

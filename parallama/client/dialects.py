@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parallama.client.answers import Chat, Delta, Embeddings, Generation, Model, Usage
-from parallama.client.session import Request, message_of
+from parallama.client.session import Request, message_of, read
 from parallama.errors import UpstreamFailed
 
 Document = Mapping[str, Any]
@@ -58,9 +57,19 @@ class Dialect(ABC):
     @abstractmethod
     def embeddings(self, answer: Document) -> Embeddings: ...
 
-    @abstractmethod
     def delta(self, line: str) -> Delta | None:
-        """One line of a stream; None: it tells nothing. Raises UpstreamFailed when it tells of a failure."""
+        """One line of a stream; None: it tells nothing. Raises UpstreamFailed when it tells of a failure, or nothing
+        that this client understands."""
+        document = self.document(line)
+        return read(document, lambda told: self.piece(_good(told))) if document else None
+
+    @abstractmethod
+    def document(self, line: str) -> str:
+        """The JSON in a line of a stream; empty when there is none."""
+
+    @abstractmethod
+    def piece(self, told: Document) -> Delta | None:
+        """What a document of a stream tells; None: nothing."""
 
 
 class Ollama(Dialect):
@@ -83,11 +92,12 @@ class Ollama(Dialect):
     def embeddings(self, answer: Document) -> Embeddings:
         return Embeddings(model=answer["model"], embeddings=answer["embeddings"], usage=usage(answer))
 
-    def delta(self, line: str) -> Delta | None:
-        if not line.strip():
-            return None
-        told = _told(line)
-        text = told.get("text") or "".join(message.get("content") or "" for message in told.get("messages", ()))
+    def document(self, line: str) -> str:
+        return line.strip()
+
+    def piece(self, told: Document) -> Delta | None:
+        said = (message.get("content") or "" for message in told.get("messages", ()))
+        text = "".join((told.get("text") or "", *said))
         done = bool(told.get("done"))
         return Delta(text=text, usage=usage(told) if done else None, done=done)
 
@@ -116,10 +126,11 @@ class OpenAI(Dialect):
         vectors = [one["embedding"] for one in answer["data"]]
         return Embeddings(model=answer["model"], embeddings=vectors, usage=usage(answer))
 
-    def delta(self, line: str) -> Delta | None:
-        if not line.startswith("data:") or line[5:].strip() == "[DONE]":
-            return None
-        told = _told(line[5:])
+    def document(self, line: str) -> str:
+        data = line[5:].strip() if line.startswith("data:") else ""
+        return "" if data == "[DONE]" else data
+
+    def piece(self, told: Document) -> Delta | None:
         text = "".join(
             one.get("text") or (one.get("delta") or {}).get("content") or "" for one in told.get("choices", ())
         )
@@ -150,13 +161,7 @@ def usage(answer: Document) -> Usage:
     )
 
 
-def _told(line: str) -> Document:
-    try:
-        told = json.loads(line)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise UpstreamFailed("the gateway sent a line in another shape")
+def _good(told: Document) -> Document:
     if told.get("error"):
         raise UpstreamFailed(message_of(told["error"]))
     return told

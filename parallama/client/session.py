@@ -7,6 +7,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any, TypeVar
 
 from parallama.errors import (
@@ -83,6 +86,8 @@ class Renew:
     """Get another access token, unless somebody has: the one in hand is `stale`."""
 
     stale: str | None
+    refused: Answered | None
+    """The last login that was refused, as far as it was known when the request was made."""
 
 
 Step = Request | Wait | Renew
@@ -96,35 +101,37 @@ class Session:
     def __init__(self, api_key: str | None, username: str | None, password: str | None, max_retries: int) -> None:
         if (api_key is None) == (username is None) or (username is None) != (password is None):
             raise ValueError("give either api_key=, or username= and password=")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+            raise ValueError("api_key= must be one line of ASCII, without its end, and not empty")
         self._username, self._password = username, password
         self._token = api_key
         self._refresh_token: str | None = None
+        self._refused: Answered | None = None
         self._max_retries = max_retries
 
     def ask(self, request: Request) -> Steps:
         """Send the request, again after 429 and 503 as the gateway asks, one that changes a record after 429 only, and
         once more with a new token after 401. The answer is a good one; raises ApiError for all others."""
+        refused = self._refused
         if self._token is None:
-            yield Renew(None)
-        tries, renewed = 0, False
-        while True:
-            token = self._token
-            answered: Answered = yield _with(request, token)
-            if answered.status == 401 and self._username is not None and not renewed:
-                renewed = True
-                yield Renew(token)
-            elif (wait_s := _patience(request, answered)) is not None and tries < self._max_retries:
-                tries += 1
-                yield Wait(wait_s)
-            elif 200 <= answered.status < 300:
-                return answered
-            else:
-                raise failure(answered)
+            yield Renew(None, refused)
+        token = self._token
+        answered = yield from self._patiently(_with(request, token))
+        if answered.status == 401 and self._username is not None:
+            yield Renew(token, refused)
+            answered = yield from self._patiently(_with(request, self._token))
+        if not 200 <= answered.status < 300:
+            raise failure(answered)
+        return answered
 
-    def renew(self, stale: str | None) -> Steps | None:
+    def renew(self, step: Renew) -> Steps | None:
         """The steps to another token, one at a time; None when there is one already. A refresh token that has ended is
-        followed by a login."""
-        return self._renew() if self._token == stale else None
+        followed by a login. All who have waited for one that was refused are told so, and try no password again."""
+        if self._token != step.stale:
+            return None
+        if self._refused is not None and self._refused is not step.refused:
+            raise failure(self._refused)
+        return self._renew()
 
     def _renew(self) -> Steps:
         if self._refresh_token is not None:
@@ -134,13 +141,25 @@ class Session:
             if answered.status == 200:
                 return self._keep(answered)
         body = {"username": self._username, "password": self._password}
-        answered = yield Request(method="POST", path="/auth/login", body=body)
+        answered = yield from self._patiently(Request(method="POST", path="/auth/login", body=body))
         if answered.status != 200:
+            self._refused = answered
             raise failure(answered)
         return self._keep(answered)
 
+    def _patiently(self, request: Request) -> Steps:
+        """The answer to the request, which is sent again while the gateway asks for patience, `max_retries` times."""
+        tries = 0
+        while True:
+            answered: Answered = yield request
+            wait_s = _patience(request, answered)
+            if wait_s is None or tries >= self._max_retries:
+                return answered
+            tries += 1
+            yield Wait(wait_s)
+
     def _keep(self, answered: Answered) -> Answered:
-        tokens = read(answered, lambda told: (told["access_token"], told["refresh_token"]))
+        tokens = read(answered.body, lambda told: (told["access_token"], told["refresh_token"]))
         self._token, self._refresh_token = tokens
         return answered
 
@@ -154,18 +173,27 @@ def _patience(request: Request, answered: Answered) -> float | None:
     passing = (429,) if request.changes else (429, 503)
     if answered.status not in passing or answered.headers.get("x-should-retry") == "false":
         return None
+    wait_s = _wait_s(answered.headers.get("retry-after", "1"))
+    return max(0.0, wait_s) if wait_s <= LONGEST_WAIT_S else None
+
+
+def _wait_s(retry_after: str) -> float:
+    """Seconds from now, negative ones too, of a number or a date (RFC 9110 section 10.2.3); infinite for neither."""
     try:
-        wait_s = max(0.0, float(answered.headers.get("retry-after", "1")))
+        return float(retry_after)
     except ValueError:
-        return None
-    return wait_s if wait_s <= LONGEST_WAIT_S else None
+        pass
+    try:
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return inf
 
 
-def read(answered: Answered, into: Callable[[Any], T]) -> T:
+def read(text: bytes | str, into: Callable[[Any], T]) -> T:
     """What `into` makes of the JSON of a good answer. Raises UpstreamFailed when that is something else."""
     try:
-        return into(json.loads(answered.body))
-    except (ValueError, LookupError, TypeError, AttributeError):
+        return into(json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise foreign() from None
 
 
@@ -194,6 +222,11 @@ def unreachable(base_url: object, error: Exception) -> ApiError:
     return Unavailable(f"the gateway at {base_url} does not answer ({type(error).__name__})")
 
 
+def cut_short() -> UpstreamFailed:
+    """A stream is over and its answer is not."""
+    return UpstreamFailed("the stream ended before the answer did")
+
+
 def message_of(error: Any) -> str:
     """The message of an error in whatever dialect: a text, or `{message}`."""
     return str(error.get("message", error)) if isinstance(error, Mapping) else str(error)
@@ -202,7 +235,7 @@ def message_of(error: Any) -> str:
 def _error_of(body: bytes) -> Any:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = body.decode("utf-8", "replace").strip()
         return "" if text.startswith("<") else text[:500]  # a page in HTML says less than the status
     return document.get("error", "") if isinstance(document, dict) else ""

@@ -12,7 +12,7 @@ import httpx2
 
 from parallama.client.answers import Chat, Delta, Embeddings, Generation, Model
 from parallama.client.dialects import Dialect, Texts, dialect_of
-from parallama.client.session import Answered, Renew, Request, Session, Step, Wait, read, unreachable
+from parallama.client.session import Answered, Renew, Request, Session, Step, Wait, cut_short, read, unreachable
 from parallama.errors import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class ParallamaClient:
     ) -> None:
         self._dialect: Dialect = dialect_of(gateway)
         self._session = Session(api_key, username, password, max_retries)
-        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s)
+        # by default the 101st waits for one of 100 streams to end, which they may not do before it is read
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s, limits=limits)
         self._renewing = threading.Lock()
         self.completions = Completions(self)
 
@@ -112,14 +114,19 @@ class ParallamaClient:
         return self._carry(use(self._session.ask))
 
     def _read(self, request: Request, into: Callable[[Any], T]) -> T:
-        return read(self._carry(self._session.ask(request)), into)
+        answered = self._carry(self._session.ask(request))
+        return read(answered.body, into)
 
     def _deltas(self, request: Request) -> Iterator[Delta]:
         response: httpx2.Response = self._carry(self._session.ask(request), stream=True).response
+        done = False
         try:
             for line in response.iter_lines():
                 if (delta := self._dialect.delta(line)) is not None:
+                    done = done or delta.done
                     yield delta
+            if not done:
+                raise cut_short()
         except httpx2.RequestError as error:
             raise UpstreamFailed(f"the stream broke off ({type(error).__name__})") from error
         finally:
@@ -136,22 +143,22 @@ class ParallamaClient:
                 return done
             told = None
             if isinstance(step, Request):
-                response = self._ask(step, stream=stream)
-                body = response.read() if not (stream and response.is_success) else b""
-                told = Answered(response.status_code, response.headers, body, response)
+                told = self._ask(step, stream=stream)
             elif isinstance(step, Wait):
                 time.sleep(step.seconds)
             else:
                 self._renew(step)
 
-    def _ask(self, request: Request, *, stream: bool) -> httpx2.Response:
+    def _ask(self, request: Request, *, stream: bool) -> Answered:
         built = self._http.build_request(request.method, request.path, json=request.body, headers=request.headers)
         try:
-            return self._http.send(built, stream=stream)
+            response = self._http.send(built, stream=stream)
+            body = b"" if stream and response.is_success else response.read()
         except httpx2.RequestError as error:
             raise unreachable(self._http.base_url, error) from error
+        return Answered(response.status_code, response.headers, body, response)
 
     def _renew(self, step: Renew) -> None:
         with self._renewing:
-            if (steps := self._session.renew(step.stale)) is not None:
+            if (steps := self._session.renew(step)) is not None:
                 self._carry(steps)

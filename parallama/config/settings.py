@@ -196,12 +196,18 @@ class DiscoverySettings(Section):
 
 
 class UsageSettings(Section):
-    """How usage rows reach the database."""
+    """How usage is kept: journals in the state directory, from there rows in the database."""
 
     flush_ms: Count = 200
     """Milliseconds between two writes of the rows that wait."""
-    max_pending: Count = 100_000
-    """Rows that may wait for the database; beyond it requests are answered 503."""
+    journal_mb: Count = 512
+    """MiB that the journals may take while the database does not answer; beyond it requests are answered 503."""
+    sync_ms: Count = 100
+    """Milliseconds after which what the journal says is on the disk itself: a power cut loses no more than that."""
+    strict: bool = False
+    """Whether it has to be there before the client has the last of its answer."""
+    storage_days: CountOrNone = 30
+    """Days for which single rows are kept; 0: for ever. Sums by the hour are kept for ever."""
 
 
 class LimitsSettings(Section):

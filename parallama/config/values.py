@@ -37,6 +37,11 @@ _NEVER = _HOP_BY_HOP | {
     *("authorization", "cookie", "origin", "referer", "x-api-key"),
 }
 _NEVER_PREFIXES = ("proxy-", "x-forwarded-", "access-control-request-")
+_ANYWAY = (_NEVER - {"authorization", "x-api-key"}) | {
+    *("cache-control", "date", "dnt", "idempotency-key", "pragma", "priority", "range", "upgrade-insecure-requests"),
+    *("user-agent", "via", "x-client-request-id", "x-real-ip", "x-request-id"),
+}
+_ANYWAY_PREFIXES = (*_NEVER_PREFIXES, "accept", "anthropic-", "content-", "if-", "openai-", "sec-", "x-stainless-")
 
 
 def _number(value: object) -> object:
@@ -102,6 +107,15 @@ def header_name(value: str) -> str:
     if not _TOKEN.fullmatch(value):
         raise ValueError("must be the name of a header (RFC 9110 section 5.1)")
     return value.lower()
+
+
+def key_header(value: str) -> str:
+    """The name of a header that may carry a key. Raises ValueError, also for one that clients or proxies send anyway:
+    what it says would be taken for a key that contradicts the right one, and nobody could come in."""
+    name = header_name(value)
+    if name in _ANYWAY or name.startswith(_ANYWAY_PREFIXES):
+        raise ValueError("must be a header for keys alone: clients or proxies send this one with something else")
+    return name
 
 
 def forwarded_header(value: str) -> str:
@@ -174,7 +188,7 @@ Label = Annotated[str, AfterValidator(_label)]
 NodeUrl = Annotated[str, AfterValidator(node_url)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 OptionalPath = Annotated[Path | None, _Optional]
-OptionalHeader = Annotated[str | None, AfterValidator(lambda value: value and header_name(value)), _Optional]
+OptionalHeader = Annotated[str | None, AfterValidator(lambda value: value and key_header(value)), _Optional]
 ForwardedHeader = Annotated[str, AfterValidator(forwarded_header)]
 SigningSecret = Annotated[SecretStr | None, AfterValidator(_signing_secret), _Optional]
 Network = Annotated[str, AfterValidator(network)]

@@ -41,6 +41,8 @@ class Listener:
         self._connection: asyncpg.Connection[Row]
         self.lost_since: float | None = None
         """Monotonic seconds; None while it listens."""
+        self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Listener]:
@@ -58,10 +60,22 @@ class Listener:
             if not watching.cancelled():
                 watching.result()
 
+    async def caught_up(self) -> None:
+        """Return when all that was committed before the call has been told: PostgreSQL tells it before it answers a
+        ping. At once while the connection is lost, and after a second in any case."""
+        if self.lost_since is not None:
+            return
+        told = asyncio.get_running_loop().create_future()
+        self._waiting.append(told)
+        self._wake.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PING_S):
+                await told
+
     async def _watch(self) -> None:
         try:
             while True:
-                await _until_lost(self._connection)
+                await self._until_lost(self._connection)
                 # never close(): it would wait for a server that hangs
                 self._connection.terminate()
                 self.lost_since = time.monotonic()
@@ -96,21 +110,25 @@ class Listener:
             raise
         return connection
 
+    async def _until_lost(self, connection: asyncpg.Connection[Row]) -> None:
+        """Return when the connection is broken, or silent for longer than a ping may take."""
+        connection.add_termination_listener(lambda _: self._wake.set())
+        while not connection.is_closed():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PING_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                async with asyncio.timeout(_PING_S):
+                    await connection.execute("SELECT 1")
+            except GONE:
+                return
+            finally:
+                for told in waiting:
+                    if not told.done():
+                        told.set_result(None)
+
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         kind, _, changed = str(payload).partition(" ")
         self._on_change(kind, changed)
-
-
-async def _until_lost(connection: asyncpg.Connection[Row]) -> None:
-    """Return when the connection is broken, or silent for longer than a ping may take."""
-    closed = asyncio.Event()
-    connection.add_termination_listener(lambda _: closed.set())
-    while not connection.is_closed():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PING_S):
-                await closed.wait()
-        try:
-            async with asyncio.timeout(_PING_S):
-                await connection.execute("SELECT 1")
-        except GONE:
-            return

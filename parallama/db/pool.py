@@ -49,6 +49,12 @@ def plain(value: Any) -> Any:
     return UUID(int=value.int) if isinstance(value, UUID) else value
 
 
+def staging(table: str) -> str:
+    """The statement that makes the temporary table `incoming_<table>`, once a connection: one a batch would bloat the
+    catalogue."""
+    return f"CREATE TEMPORARY TABLE IF NOT EXISTS incoming_{table} (LIKE {table}) ON COMMIT DELETE ROWS"
+
+
 class Database:
     """A pool on one PostgreSQL. Usable inside `running()`; reconnects by itself after the database restarts."""
 
@@ -92,10 +98,7 @@ class Database:
             raise RuntimeError("the database is not running")
         seconds = self._settings.command_s if limit_s is None else limit_s
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._pool.acquire(timeout=min(seconds, self._settings.acquire_s)) as one,
-            ):
+            async with asyncio.timeout(seconds), _lent(self._pool, min(seconds, self._settings.acquire_s)) as one:
                 yield one
         except GONE as error:
             raise Unavailable("the database does not answer") from error
@@ -130,32 +133,44 @@ class Database:
             raise RuntimeError("the database is not running")
         try:
             wait_s = self._settings.acquire_s
-            async with self._pool.acquire(timeout=wait_s) as one, one.transaction(readonly=True):
+            async with _lent(self._pool, wait_s) as one, one.transaction(readonly=True):
                 async for row in one.cursor(query.sql, *args, prefetch=500, timeout=None):
                     yield row
         except GONE as error:
             raise Unavailable("the database does not answer") from error
 
-    async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """COPY rows into `table`, all or none; a row whose key is there already is left out.
+    async def copy(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], query: Query, *args: Any
+    ) -> None:
+        """COPY rows into the temporary table `incoming_<table>`, which is like `table`, and run `query` on it; all or
+        nothing of it is done.
 
         Raises BadRows, and Unavailable as `connection` does.
         """
-        names, stage = ", ".join(columns), f"incoming_{table}"
-        # kept as long as the connection: one a batch would bloat the catalogue
-        create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} (LIKE {table}) ON COMMIT DELETE ROWS"
-        insert = f"INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ON CONFLICT DO NOTHING"  # noqa: S608
         try:
             async with self.connection() as one, one.transaction():
-                await one.execute(create)
-                await one.copy_records_to_table(stage, records=rows, columns=columns)
-                await one.execute(insert)
+                await one.execute(staging(table))
+                await one.copy_records_to_table(f"incoming_{table}", records=rows, columns=columns)
+                await one.execute(query.sql, *args)
         except _UNSTORABLE as error:
             raise BadRows(f"{table} cannot take a row") from error
 
     def size(self) -> tuple[int, int]:
         """Open and idle connections."""
         return (self._pool.get_size(), self._pool.get_idle_size()) if self._pool else (0, 0)
+
+
+@asynccontextmanager
+async def _lent(pool: asyncpg.Pool[Row], wait_s: float) -> AsyncIterator[Connection]:
+    """A connection of the pool. What was done with it is done, whether or not it can be given back; and who gives up
+    while it is given back leaves a task behind, of which asyncio would complain when it fails."""
+    one = await pool.acquire(timeout=wait_s)
+    try:
+        yield one
+    finally:
+        giving_back = asyncio.get_running_loop().create_task(pool.release(one), name="connection given back")
+        giving_back.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({giving_back})
 
 
 async def connect(url: str, *, limit_s: float = 5.0) -> asyncpg.Connection[Row]:

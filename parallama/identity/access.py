@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from parallama.config import AuthSettings
-from parallama.config.values import header_name
+from parallama.config.values import key_header
 from parallama.db.pool import Database, Row
 from parallama.db.query import load
 from parallama.errors import Invalid, Outdated
@@ -91,7 +91,7 @@ class AuthRecords:
 
     def _header(self, given: str) -> str:
         try:
-            name = header_name(given)
+            name = key_header(given)
         except ValueError as error:
             raise Invalid(f"header_name {error}", param="header_name") from None
         if name in self._forwarded:

@@ -1,6 +1,7 @@
 """Who changes a record, for the audit trail, and what they may hand on to others.
 
-An actor never gives away more than they hold: neither in a role, nor by changing somebody who may more. Pure.
+An actor never gives away more than they hold: neither in a role, nor by changing somebody who may more; and nothing for
+longer than they hold it. Pure.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import getpass
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import orjson
 
 from parallama.errors import NotAllowed
-from parallama.exchange import Caller, holds
+from parallama.exchange import EVERY_GATEWAY, Caller, holds
+from parallama.identity.grants import ADMIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,29 @@ class Actor:
             assert self.caller is not None
             lacking = sorted(p for p in permissions if not holds(self.caller.permissions, p))
             raise NotAllowed(f"to {what} you need the permissions that this gives: you lack {', '.join(lacking)}")
+
+    def require_to_give(
+        self, permissions: Collection[str], *, admin: bool, what: str, until: datetime | None = None
+    ) -> None:
+        """As `require`, and when the actor holds some of it only for a while that ends before `until` (None: for
+        good)."""
+        self.require(permissions, admin=admin, what=what)
+        if self.caller is None:
+            return
+        for permission in (*sorted(permissions), *((ADMIN,) if admin else ())):
+            ends = _ends(self.caller, permission)
+            if ends is not None and (until is None or until > ends):
+                held = "are an admin" if permission == ADMIN else f"hold {permission}"
+                raise NotAllowed(f"you may not {what} for longer than that: you {held} until {ends:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _ends(caller: Caller, permission: str) -> datetime | None:
+    """Until when the caller, who holds the permission, does; None: for good."""
+    ways = {permission} & {*caller.permissions, ADMIN}
+    ways |= {EVERY_GATEWAY} & caller.permissions if permission.startswith("use_") else set()
+    ways |= {ADMIN} if caller.admin else set()
+    ends = [caller.ends.get(way) for way in ways]
+    return None if None in ends else max((end for end in ends if end is not None), default=None)
 
 
 SERVER = Actor(name="server", via="server")

@@ -77,7 +77,8 @@ class Assignments:
         self._require_future(expires_at)
         async with self._change(name) as (one, user):
             given = await named_role(one, role, self._now(), param="role")
-            self._actor.require(given.gives, admin=given.admin or user.admin, what=f"give the role {role}")
+            self._actor.require((), admin=user.admin, what=f"give the role {role}")
+            self._actor.require_to_give(given.gives, admin=given.admin, what=f"give the role {role}", until=expires_at)
             if has := await self._live(one, user, role):
                 raise _had(has)
             values = (self._actor.name, self._now(), expires_at)
@@ -97,10 +98,12 @@ class Assignments:
         Raises Invalid for a moment that is past, Conflict for the main role and for what has ended or expired.
         """
         self._require_future(expires_at)
-        async with self._change(name) as (one, user):
+        async with self._change(name) as (one, user), keeping_an_admin(one, self._now()):
             record = await self._touch(one, user, assignment_id, "change when somebody loses")
             if record.main:
                 raise Conflict(f"{record.role} is the main role of {record.username}, which does not expire")
+            if record.expires_at is not None and (expires_at is None or expires_at > record.expires_at):
+                await self._require_longer(one, record.role, expires_at)
             await one.execute(_SQL.expire.sql, record.id, expires_at)
             return await self._located(one, user, record.id)
 
@@ -144,6 +147,10 @@ class Assignments:
         role = await located_role(one, record.role, self._now())
         self._actor.require(role.gives, admin=role.admin or user.admin, what=f"{verb} the role {record.role}")
         return record
+
+    async def _require_longer(self, one: Connection, name: str, until: datetime | None) -> None:
+        role = await located_role(one, name, self._now())
+        self._actor.require_to_give(role.gives, admin=role.admin, what=f"give the role {name}", until=until)
 
     async def _end(self, one: Connection, user: UserRecord, assignment_id: UUID) -> AssignmentRecord:
         record = await self._touch(one, user, assignment_id, "take away")

@@ -48,6 +48,8 @@ class Held:
     """The limits of the assigned roles."""
     until: datetime | None
     """When the first of it expires; None: nothing does."""
+    ends: Mapping[str, datetime]
+    """Until when those permissions and roles are held that are not held for good."""
 
     @property
     def admin(self) -> bool:
@@ -94,4 +96,14 @@ def held(grants: Iterable[Grant], now: datetime) -> Held:
         permissions=frozenset(permission for grant in live for permission in grant.permissions),
         rules=tuple(Rules(grant.roles[0], grant.limits) for grant in live),
         until=min((grant.expires_at for grant in live if grant.expires_at), default=None),
+        ends=_ends(live),
     )
+
+
+def _ends(live: Iterable[Grant]) -> Mapping[str, datetime]:
+    found: dict[str, datetime | None] = {}
+    for grant in live:
+        for name in (*grant.permissions, *grant.roles):
+            known = found.get(name, grant.expires_at)
+            found[name] = None if known is None or grant.expires_at is None else max(known, grant.expires_at)
+    return {name: end for name, end in found.items() if end is not None}

@@ -26,6 +26,7 @@ class LastUse:
         self._database, self._flush_s = database, flush_s
         self._used: Recent[UUID, datetime] = Recent(size)
         self.put = self._used.put
+        self._stopping = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -34,6 +35,7 @@ class LastUse:
         try:
             yield
         finally:
+            self._stopping = True
             task.cancel()
             await asyncio.wait([task])
             await self._flush()
@@ -41,7 +43,7 @@ class LastUse:
             task.result()
 
     async def _flush_always(self) -> None:
-        while True:
+        while not self._stopping:  # on a connection that hangs, asyncpg may take a cancellation for a timeout
             await asyncio.sleep(self._flush_s)
             await self._flush()
 

@@ -16,8 +16,9 @@ from uuid import UUID
 
 from parallama.config import AuthSettings
 from parallama.db.pool import Database
-from parallama.errors import NotAllowed, NotAuthenticated, Unavailable
+from parallama.errors import Conflict, NotAllowed, NotAuthenticated, Unavailable
 from parallama.identity import keys
+from parallama.identity.access import ANONYMOUS
 from parallama.identity.actor import Actor
 from parallama.identity.passwords import Passwords, require_password
 from parallama.identity.sessions import Opened, Sessions
@@ -104,6 +105,8 @@ class Logins:
         except Unavailable:
             self._tries.undo(username, address)
             raise
+        finally:
+            self._tries.ended(address)
         self._tries.succeeded(username, address)
         whence.log(logging.INFO, "login", user=user.username, session=opened.session_id)
         return self._pair(user.user_id, opened.session_id, opened.generation, opened.refresh_token)
@@ -137,6 +140,8 @@ class Logins:
             raise NotAllowed("registration is closed: ask an admin for an account", code="registration_closed")
         whence = _From(address, request_id)
         self._once(self._registrations, place_of(address), "registrations")
+        if username.lower() == ANONYMOUS:
+            raise Conflict(f"the user name {username} is taken: callers without a credential are called so")
         require_password(password, username, self._auth.min_password_length)
         encoded = await self._passwords.hash(password)
         users = Users(self._database, whence.actor(), now=self._now)
@@ -153,6 +158,9 @@ class Logins:
         self._once(self._uses, keys.digest(token), "uses of this refresh token")
         try:
             rotated = await self._sessions(whence.actor()).rotate(token)
+        except Unavailable:
+            self._uses.take_back(keys.digest(token))
+            raise
         except NotAuthenticated as refusal:
             if refusal.code != "already_rotated":
                 self._failures.count(place)

@@ -128,9 +128,8 @@ class Roles:
             own = await _known(one, new.permissions)
             above = await self._parent(one, new.parent)
             _require_no_circle(role, above)
-            if above:
-                self._require(above.gives, above.admin, "change", name)
-            self._require(own, False, "change", name)
+            gives = above.gives.union(own) if above else own
+            self._actor.require_to_give(gives, admin=above is not None and above.admin, what=f"change the role {name}")
             await _write(one, role, replace(new, permissions=own), above)
             return (await located_role(one, new.name, self._now())).record
 
@@ -143,6 +142,7 @@ class Roles:
                 raise Conflict(f"the role {name} cannot be deleted: it is there from the beginning")
             if not cascade:
                 await _require_unused(one, role)
+            await one.execute(_SQL.lock_holders.sql, role.id)
             await one.execute(_SQL.end_role.sql, role.id, name, self._now(), self._actor.name)
             await one.execute(_SQL.orphan.sql, role.id)
             await one.execute(_SQL.delete_role.sql, role.id)

@@ -78,7 +78,9 @@ def _with(caller: Caller, holding: Held) -> Caller:
             roles=tuple(role for role in holding.roles if role != ADMIN),
             permissions=frozenset(p for p in holding.permissions if p.startswith("use_") or p.endswith("_rate_limits")),
         )
-    return replace(caller, admin=caller.admin or holding.admin, roles=holding.roles, permissions=holding.permissions)
+    ends = {name: end for name, end in holding.ends.items() if name != ADMIN or not caller.admin}
+    admin = caller.admin or holding.admin
+    return replace(caller, admin=admin, roles=holding.roles, permissions=holding.permissions, ends=ends)
 
 
 def of_key(row: Row) -> Standing:

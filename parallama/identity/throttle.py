@@ -7,7 +7,7 @@ Pure but for the clock.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from ipaddress import ip_address, ip_network
 from math import ceil
@@ -34,10 +34,10 @@ class Limit:
         """The keys that are remembered."""
         return len(self._counted)
 
-    def wait_s(self, key: Hashable) -> float:
-        """Seconds until the next may come; 0: now."""
+    def wait_s(self, key: Hashable, *, but: int = 0) -> float:
+        """Seconds until the next may come; 0: now, or once `but` of those counted are taken back."""
         times, now = self._recent(key), self._monotonic()
-        return 0.0 if len(times) < self._most else max(0.0, self._free_at(times) - now)
+        return 0.0 if len(times) - but < self._most else max(0.0, self._free_at(times) - now)
 
     def count(self, key: Hashable) -> None:
         """One more, now."""
@@ -89,8 +89,9 @@ class Backoff(Limit):
 class LoginThrottle:
     """Who may try to log in, by the failures of the account from that place, of the place, and of the account anywhere.
 
-    A try counts as a failure from its beginning, so that many at once gain nothing. From where an account has logged in
-    before, its failures elsewhere do not count: nobody can lock its owner out. Whether it exists is not asked.
+    A try counts as a failure from its beginning until it has `ended` otherwise, so that many at once gain nothing. From
+    where an account has logged in before, its failures elsewhere do not count: nobody can lock its owner out. Whether
+    it exists is not asked.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, keys: int = MOST_KEYS) -> None:
@@ -98,16 +99,30 @@ class LoginThrottle:
         self._places = Limit(30, 60, monotonic, keys)
         self._accounts = Backoff(100, 600, 60, monotonic, keys)
         self._owners: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
         self._keys = keys
 
     def begin(self, account: str, address: str | None) -> None:
-        """A try begins. Raises OverLimit when it must wait, and then it is none."""
+        """A try begins, which is to be `ended`. Raises OverLimit when it must wait, and then it is none."""
         account, place = pair = _pair(account, address)
         elsewhere = 0.0 if pair in self._owners else self._accounts.wait_s(account)
-        require_room(max(self._pairs.wait_s(pair), self._places.wait_s(place), elsewhere), "failed logins")
+        require_room(max(self._pairs.wait_s(pair), self._wait_of(place), elsewhere), "failed logins")
         self._pairs.count(pair)
         self._places.count(place)
         self._accounts.count(account)
+        self._under_way[place] += 1
+
+    def ended(self, address: str | None) -> None:
+        """A try from there is over, whatever came of it."""
+        place = place_of(address)
+        self._under_way[place] -= 1
+        if self._under_way[place] <= 0:
+            del self._under_way[place]
+
+    def _wait_of(self, place: str) -> float:
+        wait_s = self._places.wait_s(place)
+        # many behind one address who come at once: most will turn out right, and make room
+        return min(wait_s, 1.0) if self._places.wait_s(place, but=self._under_way[place]) == 0 else wait_s
 
     def undo(self, account: str, address: str | None) -> None:
         """The try came to nothing, through no fault of whoever tried."""

@@ -94,7 +94,9 @@ class Users:
         _require_name(name)
         async with self._change() as one:
             gives = await _role(one, role)
-            self._actor.require(gives.permissions, admin=admin or gives.admin, what=f"make a user of the role {role}")
+            self._actor.require_to_give(
+                gives.permissions, admin=admin or gives.admin, what=f"make a user of the role {role}"
+            )
             made = await one.fetchval(_SQL.create_user.sql, name, admin, password_hash)
             if made is None:
                 raise _taken(name)
@@ -137,7 +139,7 @@ class Users:
         async with self._change() as one, keeping_an_admin(one, self._now()):
             user = await self._touch(one, name, version, "change")
             if admin:
-                self._actor.require((), admin=True, what="make an admin")
+                self._actor.require_to_give((), admin=True, what="make an admin")
             await _update(one, user.id, username, admin, active)
             if role is not None and role != user.role:
                 await self._give(one, user.id, role)
@@ -203,7 +205,7 @@ class Users:
     async def _give(self, one: Connection, user_id: UUID, role: str) -> None:
         """Make it the main role, when the actor may."""
         gives = await _role(one, role)
-        self._actor.require(gives.permissions, admin=gives.admin, what=f"give the role {role}")
+        self._actor.require_to_give(gives.permissions, admin=gives.admin, what=f"give the role {role}")
         await one.execute(_SQL.end_main_role.sql, user_id, role, self._now(), self._actor.name)
         await self._assign(one, user_id, role)
 
@@ -237,13 +239,16 @@ async def require_over(one: Connection, actor: Actor, user: UserRecord, now: dat
 
 @asynccontextmanager
 async def keeping_an_admin(one: Connection, now: datetime) -> AsyncIterator[None]:
-    """Raise Conflict when the changes of the block leave no active admin where there was one."""
-    had = await one.fetchval(_SQL.has_admin.sql, now)
+    """Raise Conflict when the changes of the block leave no active admin where there was one, or none but such whose
+    role expires where there was one for good."""
+    had = await one.fetchval(_SQL.admins_left.sql, now)
     yield
     if had:
         await one.execute(_SQL.lock_admins.sql)
-        if not await one.fetchval(_SQL.has_admin.sql, now):
-            raise Conflict("no active admin would be left: make another admin first")
+        left = await one.fetchval(_SQL.admins_left.sql, now)
+        if left < had:
+            which = "admin whose role does not expire" if left else "active admin"
+            raise Conflict(f"no {which} would be left: make another admin first")
 
 
 async def _role(one: Connection, name: str) -> Holding:

@@ -1,4 +1,4 @@
-"""Usage reports: what a user used, counted from the rows of the table `usage`.
+"""Usage reports: what a user used, from sums by the hour (`usage_hours`) and single rows (`usage`).
 
 Days and hours are those of the deployment's time zone. Values come out as JSON takes them: times as RFC 3339
 in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.

@@ -73,6 +73,11 @@ class Answer:
         return self._streams
 
     @property
+    def held(self) -> int:
+        """Bytes of the body that are held back."""
+        return len(self._held)
+
+    @property
     def flowing(self) -> bool:
         """Whether it is a stream of which more than heartbeats has gone out."""
         return self._streams and self._response is not None and self._exchange.first_byte is not None

@@ -1,6 +1,6 @@
-"""The last step of every exchange: counted, logged and recorded, a few together.
+"""What is written down of every exchange: in the journal as it happens, then counted and logged, a few together.
 
-Nobody waits for it, and done one after another these steps cost half of what each costs between two requests.
+Nobody waits for the counting, and done one after another these steps cost half of what each costs between two requests.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from parallama.arrival import ARRIVAL
-from parallama.exchange import Exchange
-from parallama.ledger.recorder import Recorder
+from parallama.exchange import Exchange, Usage, checked
+from parallama.ledger.entries import Reached
+from parallama.ledger.journal import Journal
 from parallama.metrics import Metrics
 from parallama.traffic import Traffic
 
@@ -26,7 +27,7 @@ _api = logging.getLogger("parallama.api")
 _error = logging.getLogger("parallama.error")
 
 _TOGETHER = 32
-"""Exchanges that wait for each other: their records are gone with a process that is killed."""
+"""Exchanges that wait for each other."""
 _LONGEST_PATH = 256
 """Characters of a path in the log; ours are shorter."""
 _WAIT_S = 0.02
@@ -46,10 +47,18 @@ class Books:
     """Of one process; complete after `settle`."""
 
     def __init__(
-        self, recorder: Recorder, metrics: Metrics, traffic: Traffic, named: Callable[[str], str | None]
+        self,
+        journal: Journal,
+        metrics: Metrics,
+        traffic: Traffic,
+        named: Callable[[str], str | None],
+        *,
+        strict: bool = False,
     ) -> None:
         """`named` gives the node's own name of a model, None when no node has it."""
-        self._recorder = recorder
+        self._journal = journal
+        self.strict = strict
+        """Whether a row is on the disk itself before the client has the last of its answer."""
         self._metrics = metrics
         self._traffic = traffic
         self._named = named
@@ -68,7 +77,7 @@ class Books:
     @property
     def full(self) -> bool:
         """Whether the row of another exchange might not find a place."""
-        return self._recorder.room <= len(self._ended)
+        return self._journal.full
 
     def show_under_way(self, gateway: str) -> None:
         """Show how many exchanges of this gateway are under way."""
@@ -78,10 +87,41 @@ class Books:
         """An exchange has begun; `end` is to follow."""
         self._under_way[exchange.gateway] += 1
 
+    def admit(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
+        """An exchange is about to ask a node; `usage` tells what has come of it by now. Raises Unavailable when that
+        cannot be written down."""
+        self._journal.admit(exchange.record(time.monotonic()), partial(_reached, exchange, usage))
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """It asks its node for its model."""
+        assert exchange.node is not None
+        self._journal.dispatch(exchange.id, exchange.node, exchange.model)
+
+    def close(self, exchange: Exchange, coming: int = 0) -> None:
+        """Write down how an exchange has ended, if its caller is known and it is not written yet. The last `coming`
+        bytes of its answer go out afterwards."""
+        if exchange.closed or exchange.caller is None:
+            return
+        now = time.monotonic()
+        row = exchange.record(now)
+        if coming:
+            first = (now - exchange.started) * 1000 if row.ttft_ms is None else row.ttft_ms
+            row = row._replace(response_bytes=row.response_bytes + coming, ttft_ms=first)
+        self._journal.final(row)
+        exchange.closed = True
+
+    async def secure(self) -> None:
+        """Until what is written is on the disk itself. Raises Unavailable when that takes too long."""
+        await self._journal.synced()
+
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
         self._under_way[exchange.gateway] -= 1
         arrival = request[ARRIVAL]
+        try:
+            self.close(exchange)
+        except Exception:  # noqa: BLE001 - whatever it is, the answer is not to be spoilt
+            _error.exception("bug", extra={"fields": {"request_id": arrival.text}})
         facts = arrival.text, time.monotonic(), request.method, request.path[:_LONGEST_PATH], arrival.address
         self._ended.append(_Ended(exchange, *facts))
         if len(self._ended) >= _TOGETHER:
@@ -90,13 +130,11 @@ class Books:
             self._timer = asyncio.get_running_loop().call_later(_WAIT_S, self.settle)
 
     def settle(self) -> None:
-        """Settle all that have ended: rows, metrics and `/status` are complete then."""
+        """Settle all that have ended: metrics and `/status` are complete then."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        for one in ended:
-            self._record(one)
         self._metrics.end([(one.exchange, one.at - one.exchange.started) for one in ended], self._named)
         for one in ended:
             self._traffic.count(one.exchange.gateway, one.at, one.exchange.first_byte_s)
@@ -104,12 +142,18 @@ class Books:
             for one in ended:
                 _api.info("request", extra={"fields": _line(one)})
 
-    def _record(self, ended: _Ended) -> None:
-        try:
-            if ended.exchange.caller is not None:
-                self._recorder.record(ended.exchange.record(ended.at))
-        except Exception:  # noqa: BLE001 - those that ended with it must not go without their rows
-            _error.exception("bug", extra={"fields": {"request_id": ended.request_id}})
+
+def _reached(exchange: Exchange, usage: Callable[[], Usage]) -> Reached:
+    """How far an exchange has come; a stranger's codec may have no say."""
+    try:
+        tokens = checked(usage()).output_tokens
+    except Exception:  # noqa: BLE001 - it is asked again at the end, and logged then
+        tokens = None
+    first_s = exchange.first_byte_s
+    duration_ms = (time.monotonic() - exchange.started) * 1000
+    return Reached(
+        exchange.id, tokens, exchange.response_bytes, None if first_s is None else first_s * 1000, duration_ms
+    )
 
 
 def _line(ended: _Ended) -> dict[str, object]:

@@ -10,13 +10,15 @@ import logging
 import re
 import string
 from collections.abc import AsyncIterable, Awaitable, Mapping
+from functools import partial
+from typing import Protocol
 from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
 from parallama.arrival import ARRIVAL
-from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, UpstreamFailed
+from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, Unavailable, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound
 from parallama.metrics import Metrics
@@ -38,6 +40,23 @@ SIMULATED = "x-parallama-simulated"
 _CONTEXT, _CONTEXT_FULL = "x-parallama-context", "x-parallama-context-full"
 
 
+class Ledger(Protocol):
+    """Where one exchange is written down."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether what is written down has to be secure before the client has the last of its answer."""
+
+    def dispatch(self) -> None:
+        """It asks its node for its model."""
+
+    def close(self, coming: int) -> None:
+        """It has ended, but for the last so many bytes of its answer."""
+
+    async def secure(self) -> None:
+        """Until what is written down is on the disk itself. Raises Unavailable when that takes too long."""
+
+
 class Conversation:
     """One exchange with the nodes of `pool`; `hold` it once."""
 
@@ -54,12 +73,14 @@ class Conversation:
         self._request, self._gateway, self._codec, self._answer = request, gateway, codec, answer
         self._stream, self._forward = stream, forward
         self._exchange = request[EXCHANGE]
+        self._last = b""
+        """Of a stream: the last line, where it has to wait."""
 
-    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics) -> None:
+    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, ledger: Ledger) -> None:
         """Raises ApiError only while the answer can still become an error."""
         exchange, answer = self._exchange, self._answer
         try:
-            await self._converse(pool, heartbeats)
+            await self._converse(pool, heartbeats, ledger)
         except ApiError as error:
             if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
                 metrics.node_errors.labels(exchange.node, error.code).inc()
@@ -67,7 +88,7 @@ class Conversation:
                 pool.changed()
             if not answer.committed:
                 raise
-            await self._fail(error)
+            await self._fail(error, ledger)
         except (Exception, SystemExit):
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
@@ -75,7 +96,7 @@ class Conversation:
         finally:
             answer.close()
 
-    async def _converse(self, pool: Pool, heartbeats: Heartbeats) -> None:
+    async def _converse(self, pool: Pool, heartbeats: Heartbeats, ledger: Ledger) -> None:
         """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         head = codec.reply
@@ -86,28 +107,34 @@ class Conversation:
                 for outbound in codec.outbounds:
                     await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
-                    head = await self._ask(lease, outbound, heartbeats)
-                    last = codec.finish()
+                    ledger.dispatch()
+                    head = await self._ask(lease, outbound, heartbeats, ledger)
+                    last = self._last + codec.finish()
         else:
             answer.begin(head, self._extra(head), streams=False)
             last = codec.finish()
         _conclude(exchange, codec, head)
         if codec.context_full is not None:
             answer.put(_context(codec))
+        ledger.close(answer.held + len(last))
+        if ledger.strict:
+            await ledger.secure()
         await answer.write(last)
         await answer.end()
 
-    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats) -> Head:
+    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, ledger: Ledger) -> Head:
         codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
         sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
         if not (codec.heartbeat and codec.streams):
-            return await self._pass_on(outbound, sent, None)
+            return await self._pass_on(outbound, sent, None, ledger)
         with heartbeats.during(self._beat) as beats:
-            return await self._pass_on(outbound, sent, beats)
+            return await self._pass_on(outbound, sent, beats, ledger)
 
-    async def _pass_on(self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None) -> Head:
+    async def _pass_on(
+        self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None, ledger: Ledger
+    ) -> Head:
         """The node's answer to the client: a document as fast as the client takes it, a stream as fast as the node
         sends."""
         codec, answer = self._codec, self._answer
@@ -117,13 +144,29 @@ class Conversation:
             head = codec.begin(reply.head)
             if not answer.committed:
                 answer.begin(head, self._extra(reply.head), streams=codec.streams)
+            feed = codec.feed
+            if codec.streams and outbound is codec.outbounds[-1]:
+                feed = partial(self._feed, head, ledger)
             while not answer.flowing and (chunk := await reply.some()):
-                await answer.write(codec.feed(chunk))
+                await answer.write(feed(chunk))
             if answer.flowing:
                 if beats is not None:
                     beats.over()
-                await reply.pipe(lambda piece: answer.push(codec.feed(piece)))
+                await reply.pipe(lambda piece: answer.push(feed(piece)))
         return head
+
+    def _feed(self, head: Head, ledger: Ledger, chunk: bytes) -> bytes:
+        """What the client gets of a stream. Some clients go at the last line: before it leaves, the end is written."""
+        exchange, codec = self._exchange, self._codec
+        data = codec.feed(chunk)
+        if exchange.closed or not _complete(codec):
+            return data
+        _conclude(exchange, codec, head)
+        ledger.close(self._answer.held + len(data))
+        if not ledger.strict:
+            return data
+        self._last = data
+        return b""
 
     async def _beat(self) -> None:
         codec, answer = self._codec, self._answer
@@ -146,19 +189,29 @@ class Conversation:
             extra["Retry-After"] = str(BUSY_RETRY_S)
         return extra
 
-    async def _fail(self, error: ApiError) -> None:
+    async def _fail(self, error: ApiError, ledger: Ledger) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         last = codec.fail(error) if answer.streams else b""
-        if answer.streams and not last and (codec.usage.final or codec.failed):
+        unsecured = isinstance(error, Unavailable)  # strict mode: who lacks the end of the answer asks again
+        if answer.streams and not last and not unsecured and (codec.usage.final or codec.failed):
             _conclude(exchange, codec, Head(200))  # after its last line a stream lacks nothing
         else:
             exchange.status, exchange.outcome, exchange.error = error.status, Outcome.FAILED, error.code
             if not last:
                 answer.abort()
                 return
+        last = self._last + last
+        ledger.close(len(last))
         await answer.write(last)
         await answer.end()
+
+
+def _complete(codec: Codec) -> bool:
+    try:
+        return codec.usage.final
+    except Exception:  # noqa: BLE001 - a stranger's; it is asked again at the end, and logged then
+        return False
 
 
 def _context(codec: Codec) -> dict[str, str]:

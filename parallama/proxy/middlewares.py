@@ -16,7 +16,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from parallama.arrival import ARRIVAL, Arrival, client_of
-from parallama.errors import ApiError, ClientLeft, NotAllowedMethod, NotFound, OverLimit, Unavailable
+from parallama.errors import (
+    ApiError,
+    ClientLeft,
+    NotAllowedMethod,
+    NotAuthenticated,
+    NotFound,
+    OverLimit,
+    Unavailable,
+)
 from parallama.exchange import Exchange, IdGenerator, Outcome
 from parallama.gateway.api import Reply
 from parallama.gateway.families import Mounted
@@ -84,6 +92,8 @@ def account(family: str, books: Books, stopping: Callable[[], bool]) -> Middlewa
 
 def _cut(exchange: Exchange, *, stopping: bool) -> None:
     """The exchange ended from outside: its client left, or this process stops."""
+    if exchange.closed:
+        return
     if exchange.streamed and exchange.usage.final:
         # the last line was out: some clients stop reading there
         exchange.status, exchange.outcome, exchange.error = 200, Outcome.OK, None
@@ -182,6 +192,8 @@ def _headers(error: ApiError) -> dict[str, str]:
         headers["x-should-retry"] = "false"
     if isinstance(error, NotAllowedMethod):
         headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 15.5.2: a 401 must
     return headers
 
 
@@ -201,7 +213,7 @@ def authenticate(mounted: Mounted, callers: Callers, books: Books) -> Middleware
         if not mounted.serving.settings.enabled:
             raise NotFound(f"the gateway {mounted.serving.gateway.name} is switched off")
         if books.full:
-            raise Unavailable("usage cannot be recorded now: the database does not answer")
+            raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
         return await handler(request)
 
     return authenticate

@@ -10,13 +10,14 @@ from aiohttp import web
 
 from parallama.config import Settings
 from parallama.errors import NotFound
-from parallama.exchange import Caller, Exchange
+from parallama.exchange import Caller, Exchange, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
 from parallama.gateway.families import Mounted, Serving
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
+from parallama.proxy.books import Books
 from parallama.proxy.conversation import Conversation
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.keys import EXCHANGE
@@ -38,9 +39,10 @@ class Relay:
     """Makes the handlers of a gateway's routes."""
 
     def __init__(
-        self, pool: Pool, stalls: Stalls, heartbeats: Heartbeats, settings: Settings, metrics: Metrics
+        self, pool: Pool, books: Books, stalls: Stalls, heartbeats: Heartbeats, settings: Settings, metrics: Metrics
     ) -> None:
         self._pool = pool
+        self._books = books
         self._stalls = stalls
         self._heartbeats = heartbeats
         self._settings = settings
@@ -72,8 +74,10 @@ class Relay:
         answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
         stream = body if route.body is Body.STREAM else None
         conversation = Conversation(request, serving.gateway, codec, answer, stream, limits.forward_headers)
+        if codec.outbounds:
+            self._books.admit(exchange, lambda: codec.usage)
         try:
-            await conversation.hold(self._pool, self._heartbeats, self._metrics)
+            await conversation.hold(self._pool, self._heartbeats, self._metrics, _Entries(self._books, exchange, codec))
         finally:
             _account(exchange, codec)
         self._learn(exchange, route.use, codec)
@@ -124,13 +128,28 @@ class Relay:
         judge(codec.outbounds, self._pool.catalog, self._settings.models)
 
 
+class _Entries:
+    """What is written down of one exchange."""
+
+    def __init__(self, books: Books, exchange: Exchange, codec: Codec) -> None:
+        self._books, self._exchange, self._codec = books, exchange, codec
+        self.strict = books.strict
+
+    def dispatch(self) -> None:
+        self._books.dispatch(self._exchange)
+
+    def close(self, coming: int) -> None:
+        _account(self._exchange, self._codec)
+        self._books.close(self._exchange, coming)
+
+    async def secure(self) -> None:
+        await self._books.secure()
+
+
 def _account(exchange: Exchange, codec: Codec) -> None:
     """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
     try:
-        usage, full = codec.usage, codec.context_full
-        for count in (usage.prompt_tokens, usage.output_tokens):
-            if count is not None and not (type(count) is int and 0 <= count < 2**63):
-                raise ValueError("a count of tokens must be a whole number from 0, or None")
+        usage, full = checked(codec.usage), codec.context_full
         exchange.usage, exchange.context_full = usage, None if full is None else bool(full)
     except Exception:  # noqa: BLE001 - the same edge as around the handlers
         _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})

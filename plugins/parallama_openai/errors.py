@@ -2,7 +2,7 @@
 
 | status | `type` | `code` |
 |---|---|---|
-| 401 | `invalid_request_error` | `invalid_api_key` |
+| 401 | `invalid_request_error` | `invalid_api_key`; `disabled_api_key` |
 | 403 | `permission_error` | the error's own |
 | 404 for a model | `invalid_request_error` | `model_not_found` |
 | 429 | `requests`, or `tokens` for a limit of tokens | `rate_limit_exceeded` |
@@ -23,6 +23,8 @@ from parallama.quotas import TOKENS
 _TYPES = {403: "permission_error", 429: "requests"}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _NEVER = "insufficient_quota"
+_AS_IT_IS = "disabled_api_key"
+"""Not to be mistaken for a key that is wrong: it may be good again."""
 
 
 def error_type(error: ApiError) -> str:
@@ -36,7 +38,9 @@ def error_type(error: ApiError) -> str:
 
 def error_code(error: ApiError) -> str:
     """What a program can tell errors of one type apart by."""
-    return _NEVER if _lasts_for_ever(error) else _CODES.get(error.status, error.code)
+    if _lasts_for_ever(error):
+        return _NEVER
+    return error.code if error.code == _AS_IT_IS else _CODES.get(error.status, error.code)
 
 
 def _lasts_for_ever(error: ApiError) -> bool:

@@ -74,6 +74,7 @@ class Foreign:
 
     def __init__(self, *answers: tuple[int, str]) -> None:
         self.url = ""
+        self.retry_after = "0"
         self.asked: list[str] = []
         """The method of each request."""
         self._answers = answers
@@ -81,7 +82,7 @@ class Foreign:
     async def answer(self, request: web.Request) -> web.Response:
         status, text = self._answers[min(len(self.asked), len(self._answers) - 1)]
         self.asked.append(request.method)
-        headers = {"Retry-After": "0", "Location": "/elsewhere"}
+        headers = {"Retry-After": self.retry_after, "Location": "/elsewhere"}
         return web.Response(status=status, text=text or None, content_type="text/html", headers=headers)
 
 

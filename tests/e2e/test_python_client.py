@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,7 @@ from parallama.errors import NotFound, Unavailable, UpstreamFailed
 from parallama.identity.passwords import Passwords
 from parallama.identity.users import Users
 from parallama.testing import Answer as Cue
-from parallama.testing import FakeOllama, fake_ollama
+from parallama.testing import FakeOllama, Fault, fake_ollama
 
 __all__ = ["awaited"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +101,26 @@ async def test_a_stream_says_what_the_whole_answer_says(client: Client, kind: st
     assert "".join(delta.text for delta in deltas) == whole.text
     assert [delta.done for delta in deltas] == [*[False] * (len(deltas) - 1), True]
     assert deltas[-1].usage == whole.usage
+
+
+async def test_a_stream_that_breaks_off_has_failed(client: Client, node: FakeOllama) -> None:
+    heard: list[str] = []
+    node.cue(Cue(fault=Fault.RESET, after_body=1000), "/api/generate")
+    with pytest.raises(UpstreamFailed):
+        await client(lambda one: _heard(one.generate(model=MODEL, prompt="x", stream=True), heard))
+    assert "".join(heard).startswith("This is a simulated answer")
+
+
+def _heard(stream: Any, heard: list[str]) -> Any:
+    """The stream, each piece of which is noted as it comes."""
+    if hasattr(stream, "__await__"):
+        return _heard_awaited(stream, heard)
+    return [heard.append(delta.text) for delta in stream]
+
+
+async def _heard_awaited(stream: Any, heard: list[str]) -> None:
+    async for delta in await stream:
+        heard.append(delta.text)
 
 
 async def test_errors_are_those_of_the_gateway(client: Client) -> None:

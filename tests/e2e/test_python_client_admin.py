@@ -102,6 +102,19 @@ async def test_what_is_wrong_is_told_by_field(admin: Using, bob: str) -> None:
     assert {bool(one["message"]) for one in caught.value.detail} == {True}
 
 
+async def test_what_only_the_records_know_is_told_by_field_too(admin: Using, bob: str) -> None:
+    await admin.create_user(bob)
+    for field, operation, wrong in (
+        ("role", admin.create_user, {"role": "nobody"}),
+        ("password", admin.create_user, {"password": "short"}),
+        ("networks", admin.create_key, {"networks": ["nowhere"]}),
+        ("permissions", admin.create_role, {"permissions": ["use_nothing"]}),
+    ):
+        with pytest.raises(Invalid) as caught:
+            await operation(bob, **wrong)
+        assert caught.value.detail == [{"field": field, "message": str(caught.value)}]
+
+
 async def test_a_name_that_is_taken_is_a_conflict(admin: Using, bob: str) -> None:
     await admin.create_user(bob)
     with pytest.raises(Conflict, match=f"{bob.upper()} is taken"):

@@ -61,3 +61,7 @@ FROM (
     FOR NO KEY UPDATE OF a SKIP LOCKED
 ) due
 WHERE k.id = due.id;
+
+-- name: families()
+-- Gateways that there are or were: each has brought its permission.
+SELECT substr(name, 5) AS family FROM permissions WHERE name LIKE 'use\_%' ORDER BY name;

@@ -40,9 +40,15 @@ SELECT name FROM roles WHERE parent_id = $1 ORDER BY name COLLATE "C";
 -- name: orphan(parent_id)
 UPDATE roles SET parent_id = NULL WHERE parent_id = $1;
 
+-- name: lock_holders(role_id)
+-- Who has or had the role. As changes of users do, this takes the users before their assignments: in the other order the
+-- two would wait for each other.
+SELECT id FROM users WHERE id IN (SELECT user_id FROM assignments WHERE role_id = $1) ORDER BY id FOR NO KEY UPDATE;
+
 -- name: end_role(role_id, role, ended_at, ended_by)
--- Everybody's; what had expired stays as it is.
-UPDATE assignments SET role = $2, ended_at = $3, ended_by = $4
+-- Everybody's; what had expired stays as it is. The role goes from the row here: a row that is changed twice in one
+-- transaction has its user checked, and locked, once more.
+UPDATE assignments SET role = $2, role_id = NULL, ended_at = $3, ended_by = $4
 WHERE role_id = $1 AND ended_at IS NULL AND (expires_at IS NULL OR expires_at > $3);
 
 -- name: delete_role(id)

@@ -110,17 +110,21 @@ UPDATE sessions SET revoked_at = $2, revoked_for = $3 WHERE user_id = $1 AND rev
 -- Keys, sessions and assignments go with the user, the usage rows stay.
 DELETE FROM users WHERE id = $1;
 
--- name: has_admin(now)
--- Whether anybody active is an admin at that moment, by the flag, the role or a role below it.
+-- name: admins_left(now)
+-- How sure it is that somebody active is an admin, by the flag, the role or a role below it: 2, for good; 1, at that
+-- moment, until their role expires; 0, nobody is.
 WITH RECURSIVE admins AS (
     SELECT id FROM roles WHERE name = 'admin'
     UNION
     SELECT r.id FROM roles r JOIN admins ON r.parent_id = admins.id
-)
-SELECT EXISTS (SELECT FROM users WHERE active AND admin) OR EXISTS (
-    SELECT FROM assignments a JOIN admins ON admins.id = a.role_id JOIN users u ON u.id = a.user_id
+), held AS (
+    SELECT a.expires_at FROM assignments a JOIN admins ON admins.id = a.role_id JOIN users u ON u.id = a.user_id
     WHERE u.active AND a.ended_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > $1)
-);
+)
+SELECT CASE
+    WHEN EXISTS (SELECT FROM users WHERE active AND admin) OR EXISTS (SELECT FROM held WHERE expires_at IS NULL) THEN 2
+    WHEN EXISTS (SELECT FROM held) THEN 1
+    ELSE 0 END;
 
 -- name: lock_admins()
 -- One at a time may find that there is an admin left: whoever comes next sees what the one before has changed.

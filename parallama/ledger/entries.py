@@ -1,0 +1,134 @@
+"""What a journal says: the entries of an exchange's life, as bytes and back. Pure.
+
+ADMIT: it begins, and is a row if nothing more is heard of it. DISPATCH: a node was asked. PROGRESS: how far several
+have come. FINAL: its row. COLUMNS stands first in a file and names the columns of the rows in it, so that another
+version of the program can read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from parallama.exchange import Outcome, UsageRecord
+
+COLUMNS, ADMIT, DISPATCH, PROGRESS, FINAL = b"C", b"A", b"D", b"P", b"F"
+"""The first byte of an entry; JSON follows."""
+
+_IDS = ("id", "user_id", "key_id")
+_MOMENTS = ("created_at",)
+ABORTED = "aborted"
+"""The error of an exchange whose process was killed."""
+
+
+class Reached(NamedTuple):
+    """How far an exchange has come."""
+
+    id: UUID
+    output_tokens: int | None
+    response_bytes: int
+    ttft_ms: float | None
+    duration_ms: float
+
+
+def columns() -> bytes:
+    """The entry that names the columns of UsageRecord."""
+    return COLUMNS + orjson.dumps(UsageRecord._fields)
+
+
+def admit(row: UsageRecord) -> bytes:
+    """`row`: as it stands when the exchange begins."""
+    return ADMIT + _json(row)
+
+
+def dispatch(id: UUID, node: str, model: str | None) -> bytes:
+    """The exchange is sent to this node, for this model."""
+    return DISPATCH + orjson.dumps((id, node, model))
+
+
+def progress(reached: Iterable[Reached]) -> bytes:
+    """How far these exchanges have come."""
+    return PROGRESS + orjson.dumps([tuple(one) for one in reached])
+
+
+def final(row: UsageRecord) -> bytes:
+    """The exchange has ended so."""
+    return FINAL + _json(row)
+
+
+class Reader:
+    """Reads the entries of one journal in their order. Raises ValueError for an entry that is none."""
+
+    def __init__(self) -> None:
+        self._columns: Sequence[str] = UsageRecord._fields
+        self._open: dict[UUID, UsageRecord] = {}
+
+    def read(self, entry: bytes) -> UsageRecord | None:
+        """The row of an exchange that has ended; None for any other entry."""
+        try:
+            return self._read(entry[:1], orjson.loads(entry[1:]))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError("an entry that is none") from error
+
+    def _read(self, kind: bytes, document: Any) -> UsageRecord | None:
+        if kind == FINAL:
+            row = self._row(document)
+            self._open.pop(row.id, None)
+            return row
+        if kind == ADMIT:
+            row = self._row(document)
+            self._open.setdefault(row.id, row)
+        elif kind == DISPATCH:
+            id, node, model = document[:3]  # a newer version may say more
+            self._change(UUID(id), node=node, model=model)
+        elif kind == PROGRESS:
+            for id, *reached in document:
+                self._change(UUID(id), **dict(zip(Reached._fields[1:], reached, strict=False)))
+        elif kind == COLUMNS:
+            self._columns = document
+        else:
+            raise ValueError("an entry of an unknown kind")
+        return None
+
+    def aborted(self) -> Iterator[UsageRecord]:
+        """The rows of the exchanges that never ended: the process did."""
+        for row in self._open.values():
+            yield _aborted(row)
+
+    def _change(self, id: UUID, **facts: Any) -> None:
+        if (row := self._open.get(id)) is not None:
+            self._open[id] = row._replace(**facts)
+
+    def _row(self, values: Sequence[Any]) -> UsageRecord:
+        return row_of(dict(zip(self._columns, values, strict=True)))
+
+
+def row_of(found: dict[str, Any]) -> UsageRecord:
+    """The row with these values, as JSON has them; columns that this version does not know are left out."""
+    for name in _IDS:
+        found[name] = found[name] and UUID(found[name])
+    for name in _MOMENTS:
+        found[name] = datetime.fromisoformat(found[name])
+    return UsageRecord._make(found.get(name) for name in UsageRecord._fields)
+
+
+def _json(row: UsageRecord) -> bytes:
+    try:
+        return orjson.dumps(tuple(row))
+    except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring
+        return orjson.dumps([_text(value) if isinstance(value, str) else value for value in row])
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
+
+
+def _aborted(row: UsageRecord) -> UsageRecord:
+    """Nothing was used when no node was asked; else the prompt as it was estimated, and what had come of the answer."""
+    counts: dict[str, Any] = {"prompt_tokens": None, "output_tokens": None} if row.node is None else {}
+    row = row._replace(status=500, outcome=Outcome.FAILED.value, error=ABORTED, **counts)
+    return row._replace(estimated=row.prompt_tokens is not None or row.output_tokens is not None)

@@ -1,0 +1,81 @@
+"""The journals that processes which are no more have left: locked, read to the end, deleted.
+
+Whose rows they are and where these go is the shipper's matter.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from parallama.exchange import UsageRecord
+from parallama.ledger.entries import Reader
+from parallama.ledger.frames import unframed
+from parallama.ledger.journal import LOCK
+from parallama.ledger.segments import SUFFIX
+
+
+def others(own: Path) -> dict[Path, int]:
+    """The journals beside `own`, of live processes too, with their bytes on disk."""
+    homes = (home for home in sorted(own.parent.iterdir()) if home != own and not home.name.startswith("."))
+    return {home: _taken(home) for home in homes if home.is_dir()}
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[bool]:
+    """Whether the journal is ours for the block: its process is no more, and nobody else has it. Raises OSError."""
+    try:
+        lock = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # the directory is gone meanwhile
+        yield False
+        return
+    try:
+        yield _ours(lock)
+    finally:
+        os.close(lock)
+
+
+def rows(home: Path, damaged: Callable[[Path], None]) -> Iterator[UsageRecord]:
+    """The rows of exchanges that ended, then those of exchanges that never did. `damaged` is told of each segment that
+    cannot be read to its end, or has entries that are none; the others are read all the same."""
+    reader = Reader()
+    for path in sorted(home.glob(f"*{SUFFIX}")):
+        data = path.read_bytes()
+        end, whole = 0, True
+        for entry, end in unframed(data):  # noqa: B007 (the last one's is needed)
+            try:
+                row = reader.read(entry)
+            except ValueError:
+                whole = False
+                continue
+            if row is not None:
+                yield row
+        if end < len(data) or not whole:
+            damaged(path)
+    yield from reader.aborted()
+
+
+def remove(home: Path) -> None:
+    """Delete the journal, which is locked. The lock goes last, so that an interrupted removal is found again."""
+    for path in sorted(home.glob(f"*{SUFFIX}")):
+        path.unlink(missing_ok=True)
+    (home / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        home.rmdir()
+
+
+def _ours(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(lock).st_nlink > 0  # else its journal was deleted while we opened it
+
+
+def _taken(home: Path) -> int:
+    with suppress(OSError):
+        return sum(path.stat().st_size for path in home.iterdir())
+    return 0

@@ -1,0 +1,142 @@
+"""The files of a journal: each is only added to, then followed by another. What stands in them is not known here."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIX = ".log"
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of a journal."""
+
+    path: Path
+    size: int = 0
+    """Bytes that are written whole."""
+    read: int = 0
+    """How far whoever reads it needs it no more."""
+
+    def next_bytes(self, most: int) -> bytes:
+        """At most so many bytes of what is not read."""
+        with self.path.open("rb") as file:
+            file.seek(self.read)
+            return file.read(min(most, self.size - self.read))
+
+
+class Segments:
+    """Of one directory, the oldest first; all but the last are complete."""
+
+    def __init__(self, home: Path, longest: int, opening: Callable[[], Iterable[bytes]]) -> None:
+        """`longest`: bytes, after which another begins; `opening` gives the records with which a new one begins."""
+        self._home, self._longest, self._opening = home, longest, opening
+        self._all: deque[Segment] = deque()
+        self.bytes = 0
+        """On disk."""
+        self._number = 0
+        self._file = -1
+        self._complete: list[int] = []
+        """Files that are not written to any more, but not known to be on the disk itself."""
+        self._unsynced = self._unnamed = False
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(tuple(self._all))
+
+    @property
+    def unread(self) -> int:
+        """Bytes."""
+        return sum(one.size - one.read for one in self._all)
+
+    def append(self, record: bytes) -> None:
+        """Raises OSError when the disk does not take it whole, and leaves nothing of it."""
+        if self._all[-1].size >= self._longest:
+            self.begin()
+        _put(self._file, self._all[-1], record)
+        self.bytes += len(record)
+        self._unsynced = True
+
+    def begin(self) -> None:
+        """Begin the next file. Raises OSError, and leaves all as it was."""
+        self._number += 1
+        segment = Segment(self._home / f"{self._number:08}{SUFFIX}")
+        file = os.open(segment.path, _NEW, 0o600)
+        try:
+            _put(file, segment, b"".join(self._opening()))
+        except OSError:
+            os.close(file)
+            segment.path.unlink(missing_ok=True)
+            raise
+        if self._file >= 0:
+            self._complete.append(self._file)
+        self._file = file
+        self._all.append(segment)
+        self.bytes += segment.size
+        self._unsynced = self._unnamed = True
+
+    def tidy(self) -> None:
+        """Delete those that are complete and read."""
+        while len(self._all) > 1 and self._all[0].read == self._all[0].size:
+            segment = self._all.popleft()
+            segment.path.unlink(missing_ok=True)
+            self.bytes -= segment.size
+
+    async def to_disk(self) -> None:
+        """Until all that is written by now is on the disk itself. Raises OSError: then it is to be called again."""
+        if not self._unsynced:
+            return
+        complete, home = list(self._complete), self._home if self._unnamed else None
+        self._unsynced = self._unnamed = False
+        try:
+            await asyncio.to_thread(_sync, [*complete, self._file], home)
+        except OSError:
+            self._unsynced, self._unnamed = True, self._unnamed or home is not None
+            raise
+        for file in complete:
+            self._complete.remove(file)
+            os.close(file)
+
+    def close(self) -> None:
+        """Nothing is written any more; what is unread stays."""
+        for file in (*self._complete, self._file):
+            if file >= 0:
+                os.close(file)
+        self._complete, self._file = [], -1
+
+    def remove(self) -> None:
+        """Delete all of them."""
+        for segment in self._all:
+            segment.path.unlink(missing_ok=True)
+
+
+def _put(file: int, segment: Segment, record: bytes) -> None:
+    # where the last whole record ends: what a full disk took of another one is written over
+    if os.pwrite(file, record, segment.size) < len(record):
+        with suppress(OSError):
+            os.ftruncate(file, segment.size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    segment.size += len(record)
+
+
+def _sync(files: Iterable[int], home: Path | None) -> None:
+    for file in files:
+        os.fdatasync(file)
+    if home is not None:
+        sync_directory(home)
+
+
+def sync_directory(path: Path) -> None:
+    """Until the names in it are on the disk itself. Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

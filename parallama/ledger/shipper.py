@@ -1,0 +1,249 @@
+"""Usage rows on their way from the journals to PostgreSQL, each exactly once.
+
+Reads the journal of this process behind its writer, and takes over the journals that processes which are no more have
+left. What is read is needed no more only when its batch is known to be committed, and a batch that is sent twice adds
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+from parallama.config import UsageSettings
+from parallama.db import query
+from parallama.db.pool import BadRows, Database
+from parallama.exchange import UsageRecord, created_at
+from parallama.ledger import left
+from parallama.ledger.entries import ABORTED, FINAL, Reader
+from parallama.ledger.frames import MAX_RECORD, unframed
+from parallama.ledger.journal import Journal
+from parallama.ledger.segments import Segment
+
+_BATCH = 200
+"""Rows that are written together: more of them do not stay in the processor's cache."""
+_READ = 2 * MAX_RECORD
+_AHEAD = range(-1, 8)
+"""Days around today whose partitions are made in advance, so that no midnight waits for one."""
+_UPKEEP_S = 3600.0
+_SWEEP_S = 10.0
+_DAY_S, _DAY_MS = 86_400, 86_400_000
+_RETRY_S = 0.05
+"""The first wait after a failure; it doubles from one to the next."""
+_LONGEST_RETRY_S = 1.0
+
+_queries = query.load("usage")
+_log = logging.getLogger("parallama.usage")
+_errors = logging.getLogger("parallama.error")
+
+
+class Shipper:
+    """Works inside `running()`, which is entered after the journal's."""
+
+    def __init__(
+        self, database: Database, journal: Journal, settings: UsageSettings, zone: str, *, stop_s: float = 10.0
+    ) -> None:
+        """`zone`: of the hours by which usage is summed, an IANA name."""
+        self._database, self.journal, self._zone = database, journal, zone
+        self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
+        self._stop_s = stop_s
+        self._stopping = asyncio.Event()
+        self._shipped = 0
+        self._days: frozenset[int] = frozenset()
+        """Since 1970; those that have a partition."""
+        self._upkeep_at = self._sweep_at = float("-inf")
+        self.lost = 0
+        """Rows that the database refuses, whenever they are sent."""
+        self.damaged = 0
+        """Segments of journals that were damaged: what stood in them behind the damage is not known."""
+
+    @property
+    def pending(self) -> int:
+        """Rows of this process that are not known to be in the database."""
+        return self.journal.finals - self._shipped
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Shipper]:
+        """Ship during the block, and at most `stop_s` seconds after it, as long as the database takes rows; what is
+        left then waits in the journal."""
+        shipping = asyncio.get_running_loop().create_task(self._ship_always(), name="usage-shipper")
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            try:
+                await asyncio.wait({shipping}, timeout=self._stop_s)
+            finally:
+                shipping.cancel()
+                await asyncio.wait({shipping})
+                if self.pending:
+                    _log.warning("usage rows stay in the journal", extra={"fields": {"rows": self.pending}})
+
+    async def _ship_always(self) -> None:
+        wait_s = 0.0
+        while not self._stopping.is_set():
+            await self._due(wait_s or self._flush_s)
+            wait_s = await self._attempt(wait_s, self._upkeep, self._ship_own, self._sweep)
+        await self._attempt(wait_s, self._ship_own)
+
+    async def _due(self, wait_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._stopping.wait()
+
+    async def _attempt(self, waited_s: float, *steps: Callable[[], Awaitable[None]]) -> float:
+        """The seconds to wait before another attempt: 0: it worked. `waited_s`: what the last one returned."""
+        try:
+            for step in steps:
+                await step()
+        except Exception as error:  # noqa: BLE001 (whatever it is: without its task every later row waits for ever)
+            if not waited_s:
+                _log.warning("usage rows wait, the database does not take them: %s", type(error).__name__)
+            return min(max(_RETRY_S, waited_s * 2), _LONGEST_RETRY_S)
+        if waited_s:
+            _log.info("the database takes usage rows again")
+        return 0.0
+
+    async def _upkeep(self) -> None:
+        """Make the partitions of the days around today, and drop those that are too old, once an hour."""
+        now = asyncio.get_running_loop().time()
+        if now < self._upkeep_at:
+            return
+        today = datetime.now(UTC)
+        days = [today + timedelta(days=ahead) for ahead in _AHEAD]
+        await self._database.fetch(_queries.partitions, days)
+        self._days = frozenset(int(day.timestamp()) // _DAY_S for day in days)
+        self._upkeep_at = now + _UPKEEP_S
+        if self._storage_days:
+            await self._forget(today - timedelta(days=self._storage_days))
+
+    async def _forget(self, before: datetime) -> None:
+        try:
+            row = await self._database.fetchrow(_queries.forget, before)
+        except Exception as error:  # noqa: BLE001 (a report may hold the table; rows are not to wait for that)
+            _log.warning("old usage rows are not dropped yet: %s", type(error).__name__)
+            return
+        if row and row["dropped"]:
+            _log.info("old usage rows dropped", extra={"fields": {"days": row["dropped"]}})
+
+    async def _ship_own(self) -> None:
+        for segment in self.journal.segments:
+            while segment.read < segment.size:
+                await self._ship(segment)
+        self.journal.segments.tidy()
+
+    async def _ship(self, segment: Segment) -> None:
+        """The next rows of this process."""
+        finals, end = [], 0
+        for entry, end in unframed(segment.next_bytes(_READ)):  # noqa: B007 (the last one's is needed)
+            if entry[:1] == FINAL:
+                finals.append(entry)
+                if len(finals) == _BATCH:
+                    break
+        whole = end > 0
+        rows = [row for entry in finals if (row := _row(entry)) is not None]
+        await self._insert(rows)
+        if not whole or len(rows) < len(finals):
+            self._damage(segment.path)
+        segment.read += end if whole else segment.size - segment.read
+        self._shipped += len(finals)
+
+    async def _sweep(self) -> None:
+        """Take over the journals of processes that are no more, every 10 seconds."""
+        now = asyncio.get_running_loop().time()
+        if now < self._sweep_at:
+            return
+        others = left.others(self.journal.home)
+        self.journal.elsewhere = sum(others.values())
+        for home, size in others.items():
+            try:
+                with left.locked(home) as ours:
+                    if ours:
+                        await self._adopt(home)
+                        self.journal.elsewhere -= size
+            except OSError as error:
+                _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror)
+        self._sweep_at = now + _SWEEP_S
+
+    async def _adopt(self, home: Path) -> None:
+        """Damage is counted when all the rest is stored: until then it may be met again."""
+        damaged: list[Path] = []
+        aborted, shipped = 0, 0
+        for rows in _batches(left.rows(home, damaged.append)):
+            await self._insert(rows)
+            shipped += len(rows)
+            aborted += sum(row.error == ABORTED for row in rows)
+        for path in damaged:
+            self._damage(path)
+        left.remove(home)
+        fields = {"journal": home.name, "rows": shipped, "aborted": aborted}
+        _log.warning("the journal of a process that is no more is taken over", extra={"fields": fields})
+
+    def _damage(self, path: Path) -> None:
+        self.damaged += 1
+        _errors.error("a journal is damaged: %s", path.relative_to(path.parents[1]))
+
+    async def _insert(self, rows: Sequence[UsageRecord]) -> None:
+        """Write the rows but those that the database refuses: they are lost."""
+        if rows:
+            refused = await self._refused(rows)
+            self.lost += refused
+
+    async def _refused(self, rows: Sequence[UsageRecord]) -> int:
+        """Write the rows; how many the database refuses. They are halved until each of those stands alone."""
+        try:
+            await self._make_days(rows)
+            columns = UsageRecord._fields
+            await self._database.copy("usage", columns, _storable(rows), _queries.ship, self._zone)
+        except BadRows as error:
+            if len(rows) == 1:
+                _errors.error("the usage row %s cannot be stored: %s", rows[0].id, type(error.__cause__).__name__)
+                return 1
+            half = len(rows) // 2
+            return await self._refused(rows[:half]) + await self._refused(rows[half:])
+        return 0
+
+    async def _make_days(self, rows: Sequence[UsageRecord]) -> None:
+        missing = {day: row for row in rows if (day := (row.id.int >> 80) // _DAY_MS) not in self._days}
+        if missing:
+            await self._database.fetch(_queries.partitions, [_moment(row) for row in missing.values()])
+
+
+def _batches(rows: Iterable[UsageRecord]) -> Iterator[list[UsageRecord]]:
+    rest = iter(rows)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
+
+
+def _row(final: bytes) -> UsageRecord | None:
+    """None for what is no row: only a bug writes such a thing, but those behind it must not wait for ever."""
+    with suppress(ValueError):
+        return Reader().read(final)
+    return None
+
+
+def _moment(row: UsageRecord) -> datetime:
+    """When the row's id was made, which decides its partition."""
+    try:
+        return created_at(row.id)
+    except (ValueError, OverflowError) as error:
+        raise BadRows("an id that is no UUIDv7") from error
+
+
+def _storable(rows: Sequence[UsageRecord]) -> list[UsageRecord]:
+    """The rows without NUL, which PostgreSQL cannot hold and a model's name may bring."""
+    return [_clean(row) if any(text and "\0" in text for text in _texts(row)) else row for row in rows]
+
+
+def _texts(row: UsageRecord) -> tuple[str | None, ...]:
+    return row.model_asked, row.model, row.end_user
+
+
+def _clean(row: UsageRecord) -> UsageRecord:
+    asked, served, user = (text and text.replace("\0", "\ufffd") for text in _texts(row))
+    return row._replace(model_asked=asked, model=served, end_user=user)
