@@ -7,10 +7,11 @@ starts and leaves in reverse when it stops.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from secrets import token_urlsafe
+from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
@@ -41,12 +42,16 @@ from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
 from parallama.ledger.journal import Journal
+from parallama.ledger.memory import MemoryStore
+from parallama.ledger.seeds import Seeds, Used
 from parallama.ledger.shipper import Shipper
+from parallama.limits import Counter
 from parallama.logs import hide
 from parallama.metrics import Metrics
 from parallama.networks import networks
 from parallama.nodes.pool import Pool
 from parallama.proxy import cors
+from parallama.proxy.admission import Admission
 from parallama.proxy.books import Books
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.middlewares import (
@@ -98,10 +103,11 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     journal = Journal(state_directory / "journal", ids().hex, settings.usage)
     shipper = Shipper(database, journal, settings.usage, settings.timezone)
     pool = Pool(settings.nodes, metrics)
-    books = Books(journal, metrics, traffic, pool.catalog.name_of, strict=settings.usage.strict)
+    admission = _admission(settings, database, shipper, pool)
+    books = Books(journal, metrics, traffic, pool.catalog.name_of, admission.settle, strict=settings.usage.strict)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
-    relay = Relay(pool, books, stalls, heartbeats, settings, metrics)
+    relay = Relay(pool, books, admission, stalls, heartbeats, settings, metrics)
 
     app = web.Application(middlewares=[answer_edges(ids, networks(settings.server.trusted_proxies))])
     app[READINESS] = readiness = state.Readiness(listener, journal)
@@ -128,6 +134,17 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
         {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
     )
     return app
+
+
+def _admission(settings: Settings, database: Database, shipper: Shipper, pool: Pool) -> Admission:
+    store = MemoryStore(ZoneInfo(settings.timezone))
+    seeds = Seeds(database, settings.timezone, settings.limits.weights)
+
+    async def used(counters: Collection[Counter]) -> Used:
+        await shipper.caught_up()
+        return await seeds.of(counters)
+
+    return Admission(store, used, pool.catalog, settings.limits)
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:

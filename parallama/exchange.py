@@ -200,6 +200,8 @@ class Exchange:
     """Parameters of the request that changed nothing."""
     quotas: Sequence[Quota] = ()
     """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
+    output_bound: int | None = None
+    """Most tokens that its answers may have together; None: no limit counts them."""
     closed: bool = False
     """Whether its row is written: nothing changes it any more."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from parallama.config import UsageSettings
 from parallama.db import query
 from parallama.db.pool import BadRows, Database
+from parallama.errors import Unavailable
 from parallama.exchange import UsageRecord, created_at
 from parallama.ledger import left
 from parallama.ledger.entries import ABORTED, FINAL, Reader
@@ -52,7 +53,10 @@ class Shipper:
         self._database, self.journal, self._zone = database, journal, zone
         self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
         self._stop_s = stop_s
-        self._stopping = asyncio.Event()
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._asked: list[asyncio.Future[None]] = []
+        """By those who wait until what has ended is in the database."""
         self._shipped = 0
         self._days: frozenset[int] = frozenset()
         """Since 1970; those that have a partition."""
@@ -67,6 +71,17 @@ class Shipper:
         """Rows of this process that are not known to be in the database."""
         return self.journal.finals - self._shipped
 
+    async def caught_up(self, limit_s: float = 5.0) -> None:
+        """Until all that has ended by now is in the database, also of processes that are no more. Raises Unavailable
+        when that takes longer."""
+        one: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(one)
+        self._wake.set()
+        try:
+            await asyncio.wait_for(one, limit_s)
+        except TimeoutError:
+            raise Unavailable("the database does not take what was used") from None
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Shipper]:
         """Ship during the block, and at most `stop_s` seconds after it, as long as the database takes rows; what is
@@ -75,7 +90,8 @@ class Shipper:
         try:
             yield self
         finally:
-            self._stopping.set()
+            self._stopping = True
+            self._wake.set()
             try:
                 await asyncio.wait({shipping}, timeout=self._stop_s)
             finally:
@@ -86,15 +102,26 @@ class Shipper:
 
     async def _ship_always(self) -> None:
         wait_s = 0.0
-        while not self._stopping.is_set():
+        while not self._stopping:
             await self._due(wait_s or self._flush_s)
+            asked = len(self._asked)
             wait_s = await self._attempt(wait_s, self._upkeep, self._ship_own, self._sweep)
+            if not wait_s:
+                self._answer(asked)
         await self._attempt(wait_s, self._ship_own)
 
     async def _due(self, wait_s: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                await self._stopping.wait()
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _answer(self, asked: int) -> None:
+        """Those who asked before the last round."""
+        for one in self._asked[:asked]:
+            if not one.done():
+                one.set_result(None)
+        del self._asked[:asked]
 
     async def _attempt(self, waited_s: float, *steps: Callable[[], Awaitable[None]]) -> float:
         """The seconds to wait before another attempt: 0: it worked. `waited_s`: what the last one returned."""

@@ -9,10 +9,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from math import ceil
-from uuid import UUID
 
 from parallama.config.settings import LimitsSettings
-from parallama.errors import Unavailable
+from parallama.errors import OverLimit, Unavailable
 from parallama.exchange import Caller, Exchange
 from parallama.gateway.api import Codec, Use
 from parallama.gateway.names import matches
@@ -55,34 +54,37 @@ class Admission:
         weight = weight_of(self._settings.weights, name or "")
         images = self._settings.image_tokens
         cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
-        grant = await self._grant(exchange.id, limits, cost)
+        grant = await self._grant(exchange, limits, cost)
         exchange.quotas = [_quota(one) for one in grant.standings]
+        exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:
             sent = bounded(codec.outbounds, model, grant.output)
             if sent is not codec.outbounds:
                 codec.resolved(sent)
 
     def settle(self, exchange: Exchange) -> None:
-        """The exchange has ended: count what it has cost. Of one that was never reserved: nothing."""
+        """The exchange has ended: count what it has cost, if it was admitted under limits."""
+        if not exchange.quotas:
+            return
         if exchange.node is None:
             self._store.cancel(exchange.id)
         else:
             usage = exchange.usage
             self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
 
-    async def _grant(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant:
+    async def _grant(self, exchange: Exchange, limits: Sequence[Limit], cost: Cost) -> Grant:
         try:
-            outcome = await self._store.reserve(id, limits, cost)
+            outcome = await self._store.reserve(exchange.id, limits, cost)
             while isinstance(outcome, Unknown):
                 self._store.seed(await self._seeds(outcome.counters))
-                outcome = await self._store.reserve(id, limits, cost)
+                outcome = await self._store.reserve(exchange.id, limits, cost)
         except (Uncountable, Unavailable):
-            counted = [limit for limit in limits if not limit.open]
-            if counted:
-                raise Unavailable("limits cannot be counted now") from None
-            _log.warning("limits are not counted now", extra={"fields": {"request_id": str(id)}})
+            if not all(limit.open for limit in limits):
+                raise Unavailable("what was used cannot be counted now") from None
+            _log.warning("limits are not counted now", extra={"fields": {"request_id": str(exchange.id)}})
             return Grant(cost.output, ())
         if isinstance(outcome, Refusal):
+            exchange.quotas = [_quota(one) for one in outcome.standings]
             raise _refused(outcome, cost)
         return outcome
 
@@ -109,7 +111,7 @@ def _quota(standing: Standing) -> Quota:
     return Quota.of(standing.limit, standing.used + standing.reserved, standing.reset_at)
 
 
-def _refused(refusal: Refusal, cost: Cost) -> Exception:
+def _refused(refusal: Refusal, cost: Cost) -> OverLimit:
     standing = refusal.standing
     return over_limit(
         standing.limit,

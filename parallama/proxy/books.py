@@ -52,16 +52,19 @@ class Books:
         metrics: Metrics,
         traffic: Traffic,
         named: Callable[[str], str | None],
+        settle_limits: Callable[[Exchange], None],
         *,
         strict: bool = False,
     ) -> None:
-        """`named` gives the node's own name of a model, None when no node has it."""
+        """`named` gives the node's own name of a model, None when no node has it; `settle_limits` counts what an
+        exchange has cost."""
         self._journal = journal
         self.strict = strict
         """Whether a row is on the disk itself before the client has the last of its answer."""
         self._metrics = metrics
         self._traffic = traffic
         self._named = named
+        self._settle_limits = settle_limits
         self._under_way: Counter[str] = Counter()
         self._ended: list[_Ended] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -109,6 +112,7 @@ class Books:
             row = row._replace(response_bytes=row.response_bytes + coming, ttft_ms=first)
         self._journal.final(row)
         exchange.closed = True
+        self._settle_limits(exchange)
 
     async def secure(self) -> None:
         """Until what is written is on the disk itself. Raises Unavailable when that takes too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,12 +10,13 @@ from types import MappingProxyType
 from aiohttp import web
 
 from parallama.config import Settings
-from parallama.errors import NotFound
+from parallama.errors import ClientLeft, NotFound
 from parallama.exchange import Caller, Exchange, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
 from parallama.gateway.families import Mounted, Serving
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
+from parallama.proxy.admission import Admission
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
 from parallama.proxy.books import Books
@@ -24,6 +26,7 @@ from parallama.proxy.keys import EXCHANGE
 from parallama.proxy.models import FamilyModels
 from parallama.proxy.ratios import TokenRatios
 from parallama.proxy.resolve import admit, judge, limit, resolve
+from parallama.proxy.speeds import Speeds
 from parallama.proxy.stalls import Stalls
 
 _error = logging.getLogger("parallama.error")
@@ -39,10 +42,19 @@ class Relay:
     """Makes the handlers of a gateway's routes."""
 
     def __init__(
-        self, pool: Pool, books: Books, stalls: Stalls, heartbeats: Heartbeats, settings: Settings, metrics: Metrics
+        self,
+        pool: Pool,
+        books: Books,
+        admission: Admission,
+        stalls: Stalls,
+        heartbeats: Heartbeats,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self._pool = pool
         self._books = books
+        self._admission = admission
+        self._speeds = Speeds()
         self._stalls = stalls
         self._heartbeats = heartbeats
         self._settings = settings
@@ -76,16 +88,24 @@ class Relay:
         conversation = Conversation(request, serving.gateway, codec, answer, stream, limits.forward_headers)
         if codec.outbounds:
             self._books.admit(exchange, lambda: codec.usage)
+            await self._admission.admit(exchange, caller, route.use, codec)
+        left = False
         try:
             await conversation.hold(self._pool, self._heartbeats, self._metrics, _Entries(self._books, exchange, codec))
+        except (ClientLeft, asyncio.CancelledError):
+            left = True
+            raise
         finally:
             _account(exchange, codec)
+            if left:
+                self._speeds.estimate(exchange, route.use, codec)
         self._learn(exchange, route.use, codec)
         return answer.response
 
     def _learn(self, exchange: Exchange, use: Use, codec: Codec) -> None:
         """What an exchange that has ended tells of the models."""
         self._ratios.learn_from(codec, exchange)
+        self._speeds.learn_from(exchange)
         if exchange.model and exchange.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
         if use is Use.MANAGE:
