@@ -2,6 +2,7 @@
 
 import pytest
 
+from parallama.gateway.described import described
 from parallama.gateway.names import canonical
 from parallama.nodes.catalog import Catalog
 
@@ -62,3 +63,38 @@ def test_any_answer_of_a_node_is_taken(document: dict[str, object]) -> None:
     catalog = Catalog()
     catalog.fill(document, document)
     assert catalog.heard
+
+
+SHOW = {"template": "abc", "model_info": {"llama.context_length": 4096}, "capabilities": ["completion", "vision"]}
+
+
+def test_a_description_holds_for_every_name_of_the_same_file(catalog: Catalog) -> None:
+    catalog.describe("d1", SHOW)
+    assert catalog.described("wordy") == catalog.described("Wordy-Copy:latest") == described(SHOW)
+
+
+def test_what_the_list_says_stands_where_the_description_is_silent(catalog: Catalog) -> None:
+    assert catalog.described("wordy").capabilities == {"completion", "tools"}
+    catalog.describe("d1", {"template": "abc"})
+    found = catalog.described("wordy")
+    assert (found.capabilities, found.own_bytes) == ({"completion", "tools"}, described({"template": "abc"}).own_bytes)
+
+
+def test_stubs_and_what_is_described_are_not_asked_for(catalog: Catalog) -> None:
+    assert set(catalog.undescribed()) == {"d1"}
+    catalog.describe("d1", SHOW)
+    assert not catalog.undescribed()
+
+
+def test_a_description_goes_with_the_file(catalog: Catalog) -> None:
+    catalog.describe("d1", SHOW)
+    catalog.fill({"models": []}, {})
+    catalog.fill(TAGS, PS)
+    assert set(catalog.undescribed()) == {"d1"}
+
+
+@pytest.mark.parametrize("odd", [None, 7, "x", [], ["x", 7], {"a.context_length": "x"}, {"a.context_length": -1}])
+def test_any_description_is_taken(catalog: Catalog, odd: object) -> None:
+    keys = ("model_info", "messages", "capabilities", "parameters", "template", "system")
+    catalog.describe("d1", dict.fromkeys(keys, odd))
+    assert catalog.described("wordy").longest_context is None

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from parallama.gateway.api import Outbound, Use
+from parallama.gateway.described import MESSAGE_TOKENS, Model
 from parallama.ledger.prompts import (
     IMAGE_TOKENS,
-    MESSAGE_TOKENS,
     PROMPT,
-    Model,
     capped,
     context_of,
     prompt_of,

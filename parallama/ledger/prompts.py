@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from parallama.gateway.api import Outbound
+from parallama.gateway.described import MESSAGE_TOKENS
+from parallama.gateway.described import Model as Model
+from parallama.gateway.described import described as described
 
 IMAGE_TOKENS = 4096
 """Of one image: most that llama.cpp makes of one for any model that it knows."""
-MESSAGE_TOKENS = 16
-"""What a template writes round a message."""
 
 PROMPT = {"/api/chat": "messages", "/api/generate": "prompt", "/api/embed": "input", "/api/embeddings": "prompt"}
 """By path, of all requests that cost tokens, the field without which the model is only loaded, or unloaded."""
@@ -43,38 +43,6 @@ _VISION_CONTEXT, _LEAST_CONTEXT = 2048, 4
 _SLOT = 256
 """llama-server rounds the context up to a multiple of it."""
 _EXPONENT = re.compile(rb"[0-9][eE]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What is known of a model that bears on the cost of asking it."""
-
-    longest_context: int | None = None
-    """Tokens of context for which it was trained, and beyond which it is never loaded; None: unknown."""
-    capabilities: frozenset[str] = frozenset()
-    """Such as `thinking` or `vision`; empty: unknown, so that it may have any."""
-    own_bytes: int = 0
-    """UTF-8 bytes of its template, and of the system text and the messages that go before a client's."""
-    own_output: int | None = None
-    """Its `num_predict`, for a client that does not say; None: it has none."""
-
-    def may(self, capability: str) -> bool:
-        """Whether it has a capability, as far as is known."""
-        return not self.capabilities or capability in self.capabilities
-
-
-def described(show: Mapping[str, Any]) -> Model:
-    """The model of an answer of `/api/show`."""
-    info, messages = show.get("model_info") or {}, show.get("messages") or []
-    contexts = [value for key, value in info.items() if key.endswith(".context_length") and type(value) is int]
-    output = re.search(r"^num_predict\s+(\d+)\s*$", show.get("parameters") or "", re.MULTILINE)
-    texts = (show.get("template") or "") + (show.get("system") or "")
-    return Model(
-        longest_context=max(contexts, default=0) or None,
-        capabilities=frozenset(show.get("capabilities") or ()),
-        own_bytes=len(texts.encode()) + len(orjson.dumps(messages)) + MESSAGE_TOKENS * (len(messages) + 1),
-        own_output=int(output[1]) or None if output else None,
-    )
 
 
 def readable(outbound: Outbound) -> Mapping[str, Any] | None:

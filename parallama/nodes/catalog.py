@@ -1,19 +1,20 @@
 """What the nodes have, as last heard: the sync view of models that codecs and the model rules look at.
 
-Filled by the health checks from `/api/tags` and `/api/ps`; it asks nobody itself.
+Filled by the health checks from `/api/tags`, `/api/ps` and `/api/show`; it asks nobody itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from parallama.gateway.described import Model, described
 from parallama.gateway.names import canonical
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class _Listed:
     """One model on disk."""
 
     name: str
@@ -29,14 +30,16 @@ class Catalog:
     """The models of the node."""
 
     def __init__(self) -> None:
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, _Listed] = {}
         self._contexts: dict[str, int] = {}
+        self._described: dict[str, Model] = {}
+        """By digest, under which a model never changes."""
         self.heard = False
         """Whether the node has told its models at least once."""
 
     def fill(self, tags: Mapping[str, Any], ps: Mapping[str, Any]) -> None:
         """Take over the answers of `/api/tags` and `/api/ps`."""
-        models = [_model(entry) for entry in _entries(tags)]
+        models = [_listed(entry) for entry in _entries(tags)]
         self._models = {canonical(model.name): model for model in models}
         by_digest = {
             str(entry.get("digest")): entry["context_length"]
@@ -47,7 +50,31 @@ class Catalog:
         self._contexts = {
             name: by_digest[model.digest] for name, model in self._models.items() if model.digest in by_digest
         }
+        digests = {model.digest for model in models}
+        self._described = {digest: model for digest, model in self._described.items() if digest in digests}
         self.heard = True
+
+    def describe(self, digest: str, show: Mapping[str, Any]) -> None:
+        """Take over what `/api/show` answered for the model of that digest."""
+        self._described[digest] = described(show)
+
+    def undescribed(self) -> Mapping[str, str]:
+        """By digest, a name of each model whose description is missing; stubs of cloud models have none."""
+        models = self._models.values()
+        missing = [one for one in models if one.digest and not one.remote and one.digest not in self._described]
+        return {model.digest: model.name for model in missing}
+
+    def described(self, name: str) -> Model:
+        """What bears on the cost of asking a model, as far as the node has told it."""
+        listed = self._models.get(canonical(name))
+        if listed is None:
+            return Model()
+        shown = self._described.get(listed.digest, Model())
+        return replace(
+            shown,
+            longest_context=shown.longest_context or listed.longest_context,
+            capabilities=shown.capabilities or listed.capabilities,
+        )
 
     def exists(self, name: str) -> bool:
         """Whether the node has a model of that name."""
@@ -92,10 +119,10 @@ def _entries(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
-def _model(entry: Mapping[str, Any]) -> Model:
+def _listed(entry: Mapping[str, Any]) -> _Listed:
     capabilities, details = entry.get("capabilities"), entry.get("details")
     longest = details.get("context_length") if isinstance(details, dict) else None
-    return Model(
+    return _Listed(
         name=str(entry.get("name", "")),
         digest=str(entry.get("digest", "")),
         capabilities=frozenset(map(str, capabilities)) if isinstance(capabilities, list) else frozenset(),

@@ -1,11 +1,14 @@
-"""Looks at a node every few seconds: whether it answers, how fast, and what it has."""
+"""Looks at a node every few seconds: whether it answers, how fast, and what it has.
+
+Models that are new are asked for beside that, each once, one after the other: a node that has many is not flooded.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -22,6 +25,8 @@ _log = logging.getLogger("parallama.gateway")
 _LIMIT_S = 5.0
 """For one question. A loading model can hold /api/ps up: that alone does not make a node dead."""
 _MAX_BYTES = 32 * 1024 * 1024
+_ASKING = {"Content-Type": "application/json", "X-Parallama-Probe": "models"}
+"""Tells what we ask on our own account from what clients ask in the same way."""
 
 
 class Health:
@@ -36,6 +41,7 @@ class Health:
         self._upstream = upstream
         self._catalog = catalog
         self._wake = asyncio.Event()
+        self._read = asyncio.Event()
         self._up_gauge = metrics.node_up.labels(settings.name)
         self._latency_gauge = metrics.node_latency.labels(settings.name)
 
@@ -43,11 +49,15 @@ class Health:
     async def running(self) -> AsyncIterator[None]:
         """Probe at once and then every `probe_s` seconds."""
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(self._watch(), name=f"health of {self._settings.name}")
+            tasks = [
+                group.create_task(self._watch(), name=f"health of {self._settings.name}"),
+                group.create_task(self._describe(), name=f"models of {self._settings.name}"),
+            ]
             try:
                 yield
             finally:
-                task.cancel()
+                for task in tasks:
+                    task.cancel()
 
     def hurry(self) -> None:
         """Probe again now."""
@@ -97,9 +107,22 @@ class Health:
         except ApiError:
             ps = {}
         self._catalog.fill(tags, ps)
+        self._read.set()
 
-    async def _ask(self, path: str) -> dict[str, Any]:
-        with await self._upstream.send("GET", path, {}, limit_s=_LIMIT_S, beside=True) as answer:
+    async def _describe(self) -> None:
+        """After each time that the models were read, ask for those not described; who fails is asked after the next."""
+        while True:
+            await self._read.wait()
+            self._read.clear()
+            for digest, name in self._catalog.undescribed().items():
+                if self.up:
+                    with suppress(ApiError):
+                        self._catalog.describe(digest, await self._ask("/api/show", {"model": name}))
+
+    async def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The document that the node answers; with `body` it is posted. Raises ApiError."""
+        method, headers, sent = ("GET", {}, None) if body is None else ("POST", _ASKING, orjson.dumps(body))
+        with await self._upstream.send(method, path, headers, sent, limit_s=_LIMIT_S, beside=True) as answer:
             if answer.head.status != 200:
                 raise UpstreamFailed(f"{path} answered {answer.head.status}")
             try:

@@ -41,6 +41,11 @@ class SeenRequest(Request):
             self.arrived.set()
 
     @property
+    def probe(self) -> bool:
+        """Whether a gateway asks for a model on its own account, and no client through it."""
+        return bool(self.header("x-parallama-probe"))
+
+    @property
     def body(self) -> bytes:
         """The body so far, without its framing; of a longer one the first 16 MiB."""
         return b"".join(self._kept)
@@ -64,9 +69,12 @@ class _Cue:
     answer: Answer
     path: str | None
     left: int | None
+    probes: bool
 
-    def takes(self, request: Request) -> bool:
+    def takes(self, request: SeenRequest) -> bool:
         """Health checks send GETs; a cue without a path is not meant for them."""
+        if request.probe != self.probes:
+            return False
         return request.path == self.path if self.path else request.method in ("POST", "DELETE")
 
 
@@ -77,16 +85,19 @@ class FakeOllama(Simulator):
         """`options`: those of Simulator."""
         super().__init__(models, **options)
         self.requests: list[SeenRequest] = []
-        """In the order of their heads."""
+        """In the order of their heads; without `probes`."""
+        self.probes: list[SeenRequest] = []
+        """What gateways ask of models on their own account, whenever they come to it."""
         self._cues: list[_Cue] = []
         self._news = asyncio.Condition()
 
-    def cue(self, answer: Answer, path: str | None = None, times: int | None = 1) -> None:
+    def cue(self, answer: Answer, path: str | None = None, times: int | None = 1, *, probes: bool = False) -> None:
         """Answers the next request so. Cues are used in the order in which they were given.
 
-        `path` None: the next POST or DELETE, whatever its path. `times` None: every one until `clear`.
+        `path` None: the next POST or DELETE, whatever its path. `times` None: every one until `clear`. `probes`: one
+        of the `probes` alone, which no other cue is meant for.
         """
-        self._cues.append(_Cue(answer, path, times))
+        self._cues.append(_Cue(answer, path, times, probes))
 
     def replay(self, recording: Recording, path: str | None = None) -> None:
         """Answers the next request with the bytes of a real Ollama."""
@@ -121,7 +132,7 @@ class FakeOllama(Simulator):
     async def answer(self, request: Request, responder: Responder) -> None:
         assert isinstance(request, SeenRequest)
         assert isinstance(responder, CuedResponder)
-        self.requests.append(request)
+        (self.probes if request.probe else self.requests).append(request)
         try:
             async with self._news:
                 self._news.notify_all()
@@ -137,7 +148,7 @@ class FakeOllama(Simulator):
         finally:
             request.done.set()
 
-    def _next_cue(self, request: Request) -> Answer:
+    def _next_cue(self, request: SeenRequest) -> Answer:
         cue = next((cue for cue in self._cues if cue.takes(request)), None)
         if cue is None:
             return Answer()
