@@ -29,6 +29,9 @@ _FIRST_BYTE = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
 )
+_SPEED = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 125, 150, 200, 300, 500, 1000)
+_FEWEST_TOKENS, _SHORTEST_S = 8, 0.05
+"""Of a stream that tells how fast a model is: tool calls come all at once when they are complete."""
 
 
 class Metrics:
@@ -57,6 +60,12 @@ class Metrics:
         )
         self.tokens = counter(
             "parallama_tokens_total", "Tokens, by kind: prompt or output.", ("gateway", "model", "kind")
+        )
+        self.speed = histogram(
+            "parallama_generation_tokens_per_second",
+            "Of streams, from the first byte of the answer's body to its end.",
+            ("model", "node"),
+            buckets=_SPEED,
         )
         self.context_full = counter(
             "parallama_context_full_total",
@@ -87,6 +96,7 @@ class Metrics:
         # `labels()` costs more than the count itself
         self._duration = lru_cache(256)(self.duration.labels)
         self._first_byte = lru_cache(256)(self.first_byte.labels)
+        self._speed = lru_cache(256)(self.speed.labels)
         self._requests = lru_cache(4096)(self.requests.labels)
         self._tokens = lru_cache(4096)(self.tokens.labels)
 
@@ -104,6 +114,8 @@ class Metrics:
             model = (exchange.model and named(exchange.model)) or "other"
             tokens[gateway, model, "prompt"] += usage.prompt_tokens or 0
             tokens[gateway, model, "output"] += usage.output_tokens or 0
+            if (speed := generation_speed(exchange, duration_s)) is not None:
+                self._speed(model, exchange.node).observe(speed)
             if exchange.context_full:
                 self.context_full.labels(gateway, model).inc()
         for (gateway, operation, status, outcome), count in requests.items():
@@ -111,6 +123,17 @@ class Metrics:
         for labels, count in tokens.items():
             if count:
                 self._tokens(*labels).inc(count)
+
+
+def generation_speed(exchange: Exchange, duration_s: float) -> float | None:
+    """Tokens a second of a stream that has ended after `duration_s`, the first of them with its first byte; None: it
+    is no stream, its node did not count, or it is too short to tell."""
+    tokens, first_byte_s = exchange.usage.output_tokens, exchange.first_byte_s
+    if not exchange.streamed or not exchange.usage.final or first_byte_s is None:
+        return None
+    if tokens is None or tokens < _FEWEST_TOKENS or duration_s - first_byte_s < _SHORTEST_S:
+        return None
+    return (tokens - 1) / (duration_s - first_byte_s)
 
 
 def _registry() -> CollectorRegistry:
