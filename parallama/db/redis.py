@@ -1,10 +1,22 @@
-"""Redis: whether it answers."""
+"""Redis: whether it answers, and a connection that sends together what is asked together.
+
+All that is asked within one turn of the event loop leaves in one write. Answers come in the order of the questions.
+Nothing is sent twice: who has lost a connection knows best what to ask again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
 
+from hiredis import HiredisError, Reader, pack_command
 from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -12,6 +24,15 @@ from redis.exceptions import RedisError
 from parallama.errors import ConfigError, Unavailable
 
 _LIMIT_S = 1.0
+_OPTIONS = {"connection_class", "db", "host", "password", "path", "port", "ssl_ca_certs", "username"}
+
+Word = str | bytes | int | float
+
+
+def script(*names: str) -> str:
+    """The Lua of `scripts/<name>.lua`, one after the other."""
+    files = resources.files("parallama.db.scripts")
+    return "\n".join(files.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
 async def ping(url: str) -> None:
@@ -21,7 +42,7 @@ async def ping(url: str) -> None:
         retry = Retry(NoBackoff(), 0)
         client = Redis.from_url(url, socket_timeout=_LIMIT_S, socket_connect_timeout=_LIMIT_S, retry=retry)
     except ValueError as error:
-        raise ConfigError("`redis.url` cannot be used: it must be redis://, rediss:// or unix://") from error
+        raise _bad_url() from error
     try:
         async with asyncio.timeout(_LIMIT_S):
             await client.ping()
@@ -31,3 +52,123 @@ async def ping(url: str) -> None:
         raise Unavailable(f"Redis does not answer: {error}") from error
     finally:
         await client.aclose()
+
+
+class Connection(asyncio.Protocol):
+    """One connection, in RESP2. Made by `connected`."""
+
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._out: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+
+    def ask(self, *words: Word) -> asyncio.Future[Any]:
+        """Send a command. Its answer, or Unavailable for an error and for a connection that breaks off; who does not
+        want it any more cancels it. Never raises itself."""
+        answer = self._loop.create_future()
+        if self._transport is None:
+            answer.set_exception(Unavailable("Redis is not connected"))
+            return answer
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(pack_command(words))  # type: ignore[arg-type]  # it takes numbers too
+        self._asked.append(answer)
+        return answer
+
+    def abort(self) -> None:
+        """Close it at once; what was asked has no answer."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As asyncio.Protocol says."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """As asyncio.Protocol says."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._answer(reply)
+        except (HiredisError, IndexError):  # nonsense, or answers that nobody asked for
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As asyncio.Protocol says."""
+        self._transport = None
+        while self._asked:
+            self._answer(Unavailable("Redis has closed the connection"))
+
+    def _answer(self, reply: object) -> None:
+        answer = self._asked.popleft()
+        if answer.done():
+            return
+        if isinstance(reply, Exception):
+            answer.set_exception(Unavailable(f"Redis: {reply}"))
+        else:
+            answer.set_result(reply)
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    """A connection, logged in. Raises Unavailable after a second, ConfigError for a bad URL."""
+    options = _options(url)
+    connection: Connection | None = None
+    try:
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                connection = await _connect(options)
+                await _log_in(connection, options)
+        except TimeoutError as error:
+            raise Unavailable(f"Redis does not answer within {_LIMIT_S:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+        yield connection
+    finally:
+        if connection is not None:
+            connection.abort()
+
+
+async def _connect(options: Mapping[str, Any]) -> Connection:
+    loop = asyncio.get_running_loop()
+    if (path := options.get("path")) is not None:
+        _, connection = await loop.create_unix_connection(Connection, path)
+    else:
+        host, port = options.get("host", "localhost"), options.get("port", 6379)
+        _, connection = await loop.create_connection(Connection, host, port, ssl=_tls(options))
+    return connection
+
+
+async def _log_in(connection: Connection, options: Mapping[str, Any]) -> None:
+    if password := options.get("password"):
+        await connection.ask("AUTH", options.get("username") or "default", password)
+    await connection.ask("SELECT", options.get("db", 0))
+
+
+def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
+    if not options["connection_class"].__name__.startswith("SSL"):
+        return None
+    return ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+
+
+def _options(url: str) -> Mapping[str, Any]:
+    """As redis-py reads them."""
+    try:
+        options: Mapping[str, Any] = {"connection_class": type(None), **parse_url(url)}
+    except ValueError as error:
+        raise _bad_url() from error
+    if unknown := options.keys() - _OPTIONS:
+        raise ConfigError(f"`redis.url` has options that are not known here: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _bad_url() -> ConfigError:
+    return ConfigError("`redis.url` cannot be used: it must be redis://, rediss:// or unix://")

@@ -1,0 +1,109 @@
+-- What is done to counters by hand, what processes say of themselves, and which operation was asked for.
+
+local function know(count)
+  call('HSET', count.key, 'known', 1)
+  call('EXPIRE', count.key, math.ceil(math.max(count.ends, ends[count.period]) - now) + KEEP_S)
+end
+
+-- Where what was used then counts now, if it does.
+local function end_of(period, second)
+  if period == 'minute' then
+    local stop = math.floor(second) + 61
+    return stop > now and math.min(stop, ends.minute) or nil
+  end
+  return starts[period] and second >= starts[period] and ends[period] or nil
+end
+
+-- counters with pairs of a second and what was used in it
+local function seed()
+  local _, failed = read(function(count)
+    local wanted = not count.known and count.period ~= 'now'
+    for _ = 1, number() do
+      local stop, amount = end_of(count.period, number()), number()
+      if wanted and stop then
+        add(count, place(count, stop), amount, 0)
+      end
+    end
+    if wanted then
+      know(count)
+      count.known = true
+    end
+  end)
+  return failed or { 'ok' }
+end
+
+local function standings()
+  local counts, failed = read(function(count)
+    count.asked, count.known = count.known, true
+    if count.period == 'now' then
+      reap(count)
+    end
+  end)
+  if failed then
+    return failed
+  end
+  local answer = { 'ok' }
+  for _, count in ipairs(counts) do
+    answer[#answer + 1] = count.asked and 1 or 0
+    add_standing(answer, count)
+  end
+  return answer
+end
+
+local function reset()
+  local _, failed = read(function(count)
+    if count.period ~= 'now' then
+      for id = count.first, count.last do
+        call('HSET', count.key, 'u' .. id, 0)
+      end
+      count.used = 0
+      save(count)
+      know(count)
+    end
+    count.known = true
+  end)
+  return failed or { 'ok' }
+end
+
+-- processes
+
+local function alive()
+  local lapsed = 1 - call('EXISTS', base .. 'alive:' .. instance)
+  call('SET', base .. 'alive:' .. instance, '', 'EX', ALIVE_S)
+  call('EXPIRE', KEYS[1], EPOCH_S)
+  return { 'ok', lapsed }
+end
+
+-- The epoch of this server: the proposed id, if it has lost or may have lost what it knew. Then nothing is reserved for
+-- so many seconds, in which the other processes say what they have. Tells the milliseconds of that which are left.
+local function open()
+  local proposed, joining_s = take(), number()
+  local server = string.match(call('INFO', 'server'), 'run_id:(%w+)') or ''
+  local known = call('HMGET', KEYS[1], 'id', 'server', 'opens')
+  if not known[1] or known[2] ~= server then
+    call('DEL', KEYS[1])
+    known[1], known[3] = proposed, string.format('%.17g', here + joining_s)
+    call('HSET', KEYS[1], 'id', proposed, 'server', server, 'opens', known[3])
+  end
+  alive()
+  return { 'ok', known[1], math.ceil(math.max(0, tonumber(known[3]) - here) * 1000) }
+end
+
+if operation == 'open' then
+  return open()
+end
+local found = call('HMGET', KEYS[1], 'id', 'opens', 'hour', 'day', 'month')
+if found[1] ~= epoch then
+  return { 'epoch' }
+end
+state = { opens = found[2], hour = found[3], day = found[4], month = found[5] }
+local operations = {
+  reserve = reserve,
+  finish = finish,
+  register = register,
+  seed = seed,
+  standings = standings,
+  reset = reset,
+  alive = alive,
+}
+return operations[operation]()

@@ -1,0 +1,277 @@
+"""What one process has with a Redis in which many count: a connection, its part in the epoch, what it owes.
+
+An epoch is the time in which Redis has lost nothing. When it comes back empty, or as another server than before,
+whoever notices first begins a new one, in which no counter is known. Every process that joins it says which requests it
+has under way; nothing is admitted until all have had time for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import tzinfo
+from functools import partial
+from hashlib import sha1
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from parallama.db.redis import Connection, Word, connected, script
+from parallama.errors import Unavailable
+from parallama.ledger.redis_windows import Windows
+from parallama.ledger.redis_words import Held
+from parallama.ledger.store import Uncountable
+from parallama.limits import Period
+
+Reply = Sequence[Any]
+"""What was the outcome, as bytes, and its parts."""
+
+_SCRIPT = script("counts", "requests", "operations")
+_DIGEST = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_AGAIN_S = 0.2
+"""Between two attempts to connect."""
+_BEAT_S = 0.5
+_BEAT_LIMIT_S = 1.0
+"""A connection on which nothing is answered for so long is given up."""
+_FEW = 200
+"""Requests that are registered, or settled, at a time where there are many."""
+_MOST_OWED = 100_000
+_LATE = 3
+"""So many late answers in a row, and nobody waits for one until a beat is in time."""
+
+_log = logging.getLogger("parallama.usage")
+
+
+class Terms(NamedTuple):
+    """How long what may take, in seconds."""
+
+    answer_s: float = 0.05
+    """Nobody waits longer for an answer."""
+    joining_s: float = 2.0
+    """So long nothing is admitted in a new epoch."""
+
+
+class _Debt(NamedTuple):
+    operation: str
+    words: Sequence[Word]
+    paid: Callable[[Reply], None]
+
+
+class Session:
+    """Of one process. Works inside `running()`."""
+
+    def __init__(self, url: str, zone: tzinfo, prefix: str, now: Callable[[], float] | None, terms: Terms) -> None:
+        """`now`: Unix seconds; None: Redis looks at its own clock."""
+        self.live: dict[UUID, Held] = {}
+        """What this process has reserved."""
+        self.lost = 0
+        """What was owed and given up, since it was too much."""
+        self._url, self._now, self._terms = url, now, terms
+        self._key, self._instance = f"{prefix}:{{ledger}}:epoch", uuid4().hex
+        self._windows = Windows(zone)
+        self._connection: Connection | None = None
+        self._epoch = ""
+        self._joined = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._late = 0
+        self._opens_at = 0.0
+        """When the epoch admits requests, of the monotonic clock."""
+        self._owed: dict[object, _Debt] = {}
+        self._unsent: deque[object] = deque()
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is worth while to ask."""
+        return self._joined.is_set() and self._late < _LATE and time.monotonic() >= self._opens_at
+
+    @property
+    def owed(self) -> int:
+        """What Redis has not acknowledged yet."""
+        return len(self._owed)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ready, if Redis answers; at the end what is owed has been paid, if it answers."""
+        task = asyncio.get_running_loop().create_task(self._keep(), name="redis")
+        try:
+            await _at_most(_BEAT_LIMIT_S + self._terms.joining_s, self.ready())
+            yield
+            await _at_most(_BEAT_LIMIT_S, self.paid())
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def ready(self) -> None:
+        """Wait until it is worth while to ask."""
+        while not self.answers:
+            await self._joined.wait()
+            await asyncio.sleep(_AGAIN_S / 10)
+
+    async def paid(self) -> None:
+        """Wait until nothing is owed."""
+        await self._settled.wait()
+
+    async def ask(self, operation: str, *words: Word) -> Reply:
+        """Raises Uncountable, after `answer_s` at the latest; what was asked may be done nevertheless."""
+        if not self.answers:
+            raise Uncountable
+        try:
+            async with asyncio.timeout(self._terms.answer_s):
+                reply = await self._ask(operation, words)
+        except TimeoutError:
+            self._late += 1
+            raise Uncountable from None
+        except Unavailable as error:
+            raise Uncountable from error
+        self._late = 0
+        return reply
+
+    def tell(self, operation: str, *words: Word) -> None:
+        """Send what need not arrive."""
+        if self._joined.is_set():
+            self._send(operation, words).add_done_callback(partial(self._told, operation, words))
+
+    def owe(self, key: object, operation: str, words: Sequence[Word], paid: Callable[[Reply], None]) -> None:
+        """Send it until it is acknowledged, then call `paid`. Of two with one `key` the first counts."""
+        if key in self._owed:
+            return
+        if len(self._owed) >= _MOST_OWED:
+            del self._owed[next(iter(self._owed))]
+            self.lost += 1
+        self._owed[key] = _Debt(operation, words, paid)
+        self._settled.clear()
+        if self._joined.is_set():
+            self._pay(key)
+        else:
+            self._unsent.append(key)
+
+    # connected, joined, alive
+
+    async def _keep(self) -> None:
+        well = True
+        while True:
+            try:
+                async with connected(self._url) as connection:
+                    await self._stay(connection)
+            except (Unavailable, Uncountable, TimeoutError) as error:
+                if well or self._joined.is_set():
+                    _log.error("limits cannot be counted: no Redis", extra={"fields": {"problem": str(error)}})
+                well = False
+            finally:
+                self._connection = None
+                self._joined.clear()
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _stay(self, connection: Connection) -> None:
+        """Until something is not answered."""
+        async with asyncio.timeout(_BEAT_LIMIT_S):
+            await connection.ask("SCRIPT", "LOAD", _SCRIPT)
+        self._connection = connection
+        while True:
+            async with asyncio.timeout(_BEAT_LIMIT_S):
+                await (self._beat() if self._joined.is_set() else self._join())
+            await self._pay_all()
+            await _at_most(_BEAT_S, self._wake.wait())
+            self._wake.clear()
+
+    async def _join(self) -> None:
+        _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s))
+        self._epoch, self._opens_at = epoch.decode(), time.monotonic() + wait_ms / 1000
+        waiting = list(self.live)
+        for begin in range(0, len(waiting), _FEW):
+            some = [self.live[id].words(id) for id in waiting[begin : begin + _FEW] if id in self.live]
+            await self._ask("register", [word for words in some for word in words])
+        self._late = 0
+        self._joined.set()
+
+    async def _beat(self) -> None:
+        began = time.monotonic()
+        try:
+            _, lapsed = await self._ask("alive", ())
+        except Uncountable:  # of another epoch: this process joins it now
+            return await self._join()
+        if time.monotonic() - began < self._terms.answer_s:
+            self._late = 0
+        if lapsed:
+            await self._join()
+
+    # sent and understood
+
+    def _send(self, operation: str, words: Sequence[Word]) -> asyncio.Future[Any]:
+        if self._connection is None:
+            raise Unavailable("Redis is not connected")
+        now = "" if self._now is None else repr(self._now())
+        common = (_DIGEST, 1, self._key, operation, self._epoch, now, self._instance, self._windows.word)
+        return self._connection.ask("EVALSHA", *common, *words)
+
+    async def _ask(self, operation: str, words: Sequence[Word]) -> Reply:
+        """Raises Unavailable, and Uncountable when Redis says so."""
+        reply: Reply = await self._send(operation, words)
+        while not self._understood(reply):
+            reply = await self._send(operation, words)
+        return reply
+
+    def _understood(self, reply: Reply) -> bool:
+        """Whether the script did it; else it is to be sent again. Raises Uncountable when that would not help now."""
+        if reply[0] == b"clock":
+            self._windows.turn(Period(reply[1].decode()), reply[2])
+            return False
+        if reply[0] == b"epoch":
+            self._joined.clear()
+            self._wake.set()
+            raise Uncountable("Redis has lost its counts")
+        if reply[0] == b"wait":
+            raise Uncountable("other processes are about to join")
+        return True
+
+    def _outcome(self, answer: asyncio.Future[Reply]) -> Reply | None:
+        """What was done; None: nothing, and whether that is worth another attempt is the caller's to know."""
+        if answer.cancelled() or answer.exception() is not None:
+            return None
+        try:
+            return reply if self._understood(reply := answer.result()) else None
+        except Uncountable:
+            return None
+
+    def _told(self, operation: str, words: Sequence[Word], answer: asyncio.Future[Reply]) -> None:
+        clock = self._windows.word
+        if self._outcome(answer) is None and self._windows.word != clock:
+            self.tell(operation, *words)
+
+    # debts
+
+    def _pay(self, key: object) -> asyncio.Future[Reply]:
+        debt = self._owed[key]
+        answer = self._send(debt.operation, debt.words)
+        answer.add_done_callback(partial(self._answered, key))
+        return answer
+
+    def _answered(self, key: object, answer: asyncio.Future[Reply]) -> None:
+        clock = self._windows.word
+        if (reply := self._outcome(answer)) is None:
+            self._unsent.append(key)
+            if self._windows.word != clock:
+                self._wake.set()
+        elif (debt := self._owed.pop(key, None)) is not None:
+            debt.paid(reply)
+            if not self._owed:
+                self._settled.set()
+
+    async def _pay_all(self) -> None:
+        """What was owed when this began, a few at a time."""
+        left = len(self._unsent)
+        while left > 0 and self._joined.is_set():
+            keys = [self._unsent.popleft() for _ in range(min(left, _FEW))]
+            left -= len(keys)
+            if sent := [self._pay(key) for key in keys if key in self._owed]:
+                await asyncio.wait(sent, timeout=_BEAT_LIMIT_S)
+
+
+async def _at_most(limit_s: float, what: Awaitable[object]) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(what, limit_s)

@@ -1,0 +1,153 @@
+"""The store of counts of gateways that are many: in a Redis that they share, where a script decides in one step.
+
+What may be asked of it is in `db/scripts`; connections, outages and what is owed are the session's. A request that
+waits longer than 50 ms for its reservation is told that nobody can count now, and the reservation is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import tzinfo
+from itertools import count
+from uuid import UUID
+
+from parallama.db.redis import Word
+from parallama.ledger.redis_session import Reply, Session, Terms
+from parallama.ledger.redis_words import granted, name, standing, standings
+from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
+from parallama.limits import Counter, Limit
+
+_ANY = Terms()
+
+
+class RedisStore:
+    """Implements Store. Works inside `running()`.
+
+    What a process reserved counts until somebody settles it or its window ends, also when the process is gone; only
+    its concurrency ends 30 seconds after it was last heard of. What is asked while Redis is away is Uncountable at
+    once; what is settled meanwhile is told as soon as it is back.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        zone: tzinfo,
+        *,
+        prefix: str = "parallama",
+        now: Callable[[], float] | None = None,
+        terms: Terms = _ANY,
+    ) -> None:
+        """`zone` is that of the calendar; keys begin with `prefix`; `now` tells Unix seconds in place of Redis."""
+        self.overrun = 0
+        """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
+        self._session = Session(url, zone, prefix, now, terms)
+        self._resets = count()
+
+    @property
+    def held(self) -> int:
+        """Requests of this process with a reservation."""
+        return len(self._session.live)
+
+    @property
+    def owed(self) -> int:
+        """Settlements and the like that Redis has not acknowledged yet."""
+        return self._session.owed
+
+    @property
+    def lost(self) -> int:
+        """Those that were given up, as there were too many; what they had reserved counts until its window ends."""
+        return self._session.lost
+
+    @property
+    def answers(self) -> bool:
+        """Whether Redis can be asked now."""
+        return self._session.answers
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connected while Redis answers. Waits a few seconds at most for it; at the end a second for what is owed."""
+        async with self._session.running():
+            yield
+
+    async def ready(self) -> None:
+        """Wait until Redis can be asked."""
+        await self._session.ready()
+
+    async def paid(self) -> None:
+        """Wait until nothing is owed."""
+        await self._session.paid()
+
+    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+        """As Store says. When it raises Uncountable, or is cancelled, what it may have reserved is cancelled."""
+        if (held := self._session.live.get(id)) is not None:
+            return held.grant
+        if not limits:
+            return Grant(cost.output, ())
+        if not self._session.answers:
+            raise Uncountable
+        answered = False
+        try:
+            reply = await self._session.ask("reserve", *_request(id, limits, cost))
+            answered = True
+        finally:
+            if not answered:
+                self.cancel(id)
+        return self._decided(id, limits, cost, reply)
+
+    def settle(self, id: UUID, spent: Spent) -> None:
+        """As Store says. Redis is told until it acknowledges."""
+        self._finish(id, spent.prompt, spent.output)
+
+    def cancel(self, id: UUID) -> None:
+        """As Store says. Redis is told until it acknowledges."""
+        self._finish(id)
+
+    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+        """As Store says. If it does not arrive, the counters are still unknown."""
+        words: list[Word] = [len(used)]
+        for counter, amounts in used.items():
+            words += (*name(counter), len(amounts))
+            for second, amount in sorted(amounts):
+                words += (repr(second), amount)
+        self._session.tell("seed", *words)
+
+    async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
+        """As Store says."""
+        if not limits:
+            return []
+        reply = await self._session.ask("standings", len(limits), *[word for limit in limits for word in name(limit)])
+        figures = zip(limits, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True)
+        return [standing(limit, (used, reserved, end)) for limit, known, used, reserved, end in figures if known]
+
+    def reset(self, counters: Collection[Counter]) -> None:
+        """As Store says. Redis is told until it acknowledges."""
+        words = [word for counter in counters for word in name(counter)]
+        self._session.owe(next(self._resets), "reset", [len(counters), *words], lambda _reply: None)
+
+    def _finish(self, id: UUID, *spent: int) -> None:
+        self._session.live.pop(id, None)
+        self._session.owe(id, "finish", (id.hex, *spent), self._finished)
+
+    def _finished(self, reply: Reply) -> None:
+        self.overrun += reply[1]
+
+    def _decided(self, id: UUID, limits: Sequence[Limit], cost: Cost, reply: Reply) -> Grant | Refusal | Unknown:
+        outcome, *parts = reply
+        if outcome == b"unknown":
+            return Unknown([limits[index].counter for index in parts])
+        if outcome == b"refusal":
+            worst, wait_s, under_way, *figures = parts
+            every = standings(limits, figures)
+            return Refusal(every[worst], float(wait_s) if wait_s else None, bool(under_way), every)
+        output, *figures = parts
+        self._session.live[id] = held = granted(limits, output, cost.weight, figures)
+        return held.grant
+
+
+def _request(id: UUID, limits: Sequence[Limit], cost: Cost) -> Sequence[Word]:
+    words: list[Word] = [id.hex, cost.output, min(cost.least_output, cost.output), repr(cost.weight), len(limits)]
+    for limit in limits:
+        prompt = cost.prompt if limit.strict else cost.prompt_estimate
+        words += (*name(limit), limit.amount, prompt, int(limit.strict))
+    return words

@@ -1,0 +1,363 @@
+"""The store in Redis when something breaks: Redis emptied, killed, hung or slow, answers lost, processes dead."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from redis_server import Between, RedisServer, redis_server
+from store_rig import ONE, ZONE, Rig, limit
+
+from parallama.ledger import redis_windows
+from parallama.ledger.redis_session import Terms
+from parallama.ledger.redis_store import RedisStore
+from parallama.ledger.store import Grant, Spent, Uncountable, Unknown
+from parallama.ledger.windows import window
+from parallama.limits import Limit, Meter, Period
+
+CEILING_S = 60.0
+PATIENT = Terms(answer_s=30.0, joining_s=0.0)
+DAY = limit(10**6, period=Period.DAY)
+SLOTS = limit(3, Meter.CONCURRENCY, Period.NOW)
+
+Start = Callable[..., Awaitable[RedisStore]]
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: RedisServer) -> RedisServer:
+    running_server.say("FLUSHALL")
+    return running_server
+
+
+@pytest.fixture
+async def start(server: RedisServer) -> AsyncIterator[Start]:
+    """Starts another process' store."""
+    async with AsyncExitStack() as stores:
+
+        async def start(url: str = server.url, terms: Terms = PATIENT) -> RedisStore:
+            store = RedisStore(url, ZONE, terms=terms)
+            await stores.enter_async_context(store.running())
+            return store
+
+        yield start
+
+
+@pytest.fixture
+async def between(server: RedisServer) -> AsyncIterator[Between]:
+    async with Between(server).running() as between:
+        yield between
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(CEILING_S):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def process(server: RedisServer, subject: UUID, amount: int, requests: int) -> AsyncIterator[Process]:
+    """One that is ready to reserve."""
+    script = Path(__file__).with_name("redis_many.py")
+    words = [server.url, "parallama", str(subject), str(amount), str(requests)]
+    one = await asyncio.create_subprocess_exec(sys.executable, script, *words, stdin=PIPE, stdout=PIPE)
+    try:
+        assert one.stdout is not None
+        assert await one.stdout.readline() == b"ready\n"
+        yield one
+    finally:
+        if one.returncode is None:
+            one.kill()
+        await one.wait()
+
+
+async def admitted(one: Process) -> int:
+    assert one.stdin is not None
+    assert one.stdout is not None
+    one.stdin.write(b"\n")
+    return int(await one.stdout.readline())
+
+
+# several processes
+
+
+@pytest.mark.parametrize("amount", [1, 50, 200])
+async def test_of_200_at_once_from_3_processes_exactly_as_many_as_allowed_are_admitted(
+    server: RedisServer, start: Start, amount: int
+) -> None:
+    rig, subject = Rig(await start()), uuid4()
+    async with AsyncExitStack() as stack:
+        three = [await stack.enter_async_context(process(server, subject, amount, n)) for n in (67, 67, 66)]
+        assert sum(await asyncio.gather(*(admitted(one) for one in three))) == amount
+        assert await rig.sums(limit(amount, subject=subject)) == (0, amount)
+
+
+async def test_who_is_killed_loses_its_slots_and_no_more(server: RedisServer, start: Start) -> None:
+    store, subject = await start(), uuid4()
+    rig, others = Rig(store), server.names("alive")
+    slots, hour = limit(3, Meter.CONCURRENCY, Period.NOW, subject=subject), limit(3, subject=subject)
+    async with process(server, subject, 3, 3) as one:
+        assert await admitted(one) == 3
+        held = server.names("held")
+        one.kill()
+        await one.wait()
+    await rig.refused(slots)
+    server.say("DEL", *(server.names("alive") - others))  # as when 30 seconds pass
+    await rig.granted(slots)
+    assert await rig.sums(hour) == (0, 3)
+    for name in held:  # as who adopts its journal does
+        store.settle(UUID(name.rpartition(":")[2]), Spent(0, 1))
+    await store.paid()
+    assert await rig.sums(hour) == (3, 0)
+
+
+async def test_who_was_taken_for_dead_gets_its_slots_back(server: RedisServer, start: Start) -> None:
+    sleeper, other = await start(), await start()
+    id, _ = await Rig(sleeper).granted(SLOTS)
+    (slots,) = (name for name in server.names("count") if name.endswith(":concurrency:now:"))
+    server.say("DEL", slots, *server.names("alive"))
+    await until(lambda: slots in server.names("count"))
+    assert await Rig(other).sums(SLOTS) == (0, 1)
+    sleeper.cancel(id)
+    await sleeper.paid()
+    assert await Rig(other).sums(SLOTS) == (0, 0)
+
+
+async def test_the_clock_that_counts_is_that_of_redis(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = await start()
+    monkeypatch.setattr(redis_windows.time, "time", lambda: 1_000_000_000.0)
+    wrong = await start()
+    for period in (Period.HOUR, Period.DAY, Period.MONTH):
+        rule = limit(5, period=period)
+        await Rig(wrong).used(rule)
+        one, other = await Rig(wrong).standing(rule), await Rig(right).standing(rule)
+        assert one == other
+        assert one.used == 1
+
+
+async def test_every_key_has_the_tag_and_an_end(server: RedisServer, start: Start) -> None:
+    store = await start()
+    rig = Rig(store)
+    minute, month = limit(9, period=Period.MINUTE), limit(9, period=Period.MONTH)
+    await rig.granted([minute, month, DAY, SLOTS])
+    await rig.used([minute, month, DAY, SLOTS])
+    await rig.reset(limit(9, subject=uuid4()), minute)
+    await store.paid()
+    names = server.names()
+    assert names >= {*server.names("alive"), *server.names("count"), *server.names("held"), *server.names("done")}
+    assert len(names) >= 5 + 1 + 1 + 1 + 1
+    for key in names:
+        assert key.startswith("parallama:{ledger}:")
+        assert int(server.say("TTL", key)[1:]) > 0, key
+
+
+# Redis breaks
+
+
+class Truth:
+    """What a database would know, and requests that come and go."""
+
+    def __init__(self, rule: Limit) -> None:
+        self.rule = rule
+        self.admitted = self.ended = self.uncountable = 0
+
+    async def ask(self, store: RedisStore) -> UUID | None:
+        """Reserve; None: refused."""
+        while True:
+            try:
+                answer = await store.reserve(id := uuid4(), [self.rule], ONE)
+            except Uncountable:
+                self.uncountable += 1
+                await store.ready()
+                continue
+            if not isinstance(answer, Unknown):
+                break
+            now = window(self.rule.scope.period, _now(), ZONE).start
+            store.seed({counter: [(now, self.ended)] for counter in answer.counters})
+        if not isinstance(answer, Grant):
+            return None
+        self.admitted += 1
+        return id
+
+    def has_ended(self, requests: int) -> bool:
+        return self.ended >= requests
+
+    async def come_and_go(self, store: RedisStore) -> None:
+        while (id := await self.ask(store)) is not None:
+            await asyncio.sleep(0.001)
+            self.ended += 1
+            store.settle(id, Spent(0, 1))
+
+
+def _now() -> float:
+    return redis_windows.time.time()
+
+
+async def test_an_emptied_redis_under_load_lets_nobody_over_a_limit(server: RedisServer, start: Start) -> None:
+    terms = Terms(answer_s=5.0, joining_s=1.2)
+    stores = [await start(terms=terms) for _ in range(3)]
+    truth = Truth(limit(5000, period=Period.MONTH))
+    async with asyncio.timeout(CEILING_S), asyncio.TaskGroup() as tasks:
+        for store in stores * 5:
+            tasks.create_task(truth.come_and_go(store))
+        for part in (1000, 3000):
+            await until(partial(truth.has_ended, part))
+            server.say("FLUSHALL")
+    assert truth.uncountable
+    assert 5000 - 2 * 15 <= truth.admitted <= 5000
+    assert sum(store.held + store.owed for store in stores) == 0
+    used, reserved = await Rig(stores[0]).sums(truth.rule)
+    assert reserved == 0
+    assert used >= truth.admitted
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["empty", "with old counts"])
+async def test_a_redis_that_was_killed_gets_back_what_is_under_way(saved: bool) -> None:
+    with redis_server() as server:
+        one, other = (RedisStore(server.url, ZONE, terms=Terms(5.0, 1.0)) for _ in range(2))
+        async with one.running(), other.running():
+            rule = limit(7, period=Period.MONTH)
+            rig = Rig(one)
+            await rig.used(rule)
+            if saved:
+                server.say("SAVE")
+            held = [await rig.granted([rule, SLOTS]), await Rig(other).granted([rule, SLOTS])]
+            await Rig(other).used(rule)
+            await asyncio.gather(one.paid(), other.paid())
+            server.kill()
+            await until(lambda: not one.answers and not other.answers)
+            with pytest.raises(Uncountable):
+                await one.reserve(uuid4(), [rule], ONE)
+            server.start()
+            await asyncio.gather(one.ready(), other.ready())
+            answer = await one.reserve(uuid4(), [rule], ONE)
+            assert isinstance(answer, Unknown)
+            await rig.seed(rule.counter, used=[(_now(), 2)])
+            assert (await rig.sums(rule), await rig.sums(SLOTS)) == ((2, 2), (0, 2))
+            one.settle(held[0][0], Spent(0, 1))
+            other.cancel(held[1][0])
+            await asyncio.gather(one.paid(), other.paid())
+            assert (await rig.sums(rule), await rig.sums(SLOTS)) == ((3, 0), (0, 0))
+
+
+async def test_a_redis_that_hangs_is_not_waited_for_and_loses_nothing(server: RedisServer, start: Start) -> None:
+    store, other = await start(terms=Terms(0.05, 0.0)), await start()
+    rig, rule = Rig(other), limit(10**6, period=Period.MONTH)
+    await rig.seed(rule.counter)
+    granted = [await Rig(store).granted(rule) for _ in range(5)]
+    server.stop()
+    failed = 0
+    try:
+        for _ in range(100):
+            with pytest.raises(Uncountable):
+                await store.reserve(uuid4(), [rule], ONE)
+            failed += 1
+        for id, _ in granted:
+            store.settle(id, Spent(0, 1))
+        await until(lambda: not other.answers)  # its connection is given up
+        assert store.owed >= 5
+    finally:
+        server.go_on()
+    await asyncio.gather(store.paid(), store.ready(), other.ready())
+    assert failed == 100
+    assert await rig.sums(rule) == (5, 0)
+
+
+async def test_a_grant_whose_answer_is_lost_is_taken_back(between: Between, start: Start) -> None:
+    store, other = await start(between.url), await start()
+    await Rig(other).seed(DAY.counter)
+    between.lose = b"grant"
+    with pytest.raises(Uncountable):
+        await store.reserve(uuid4(), [DAY, SLOTS], ONE)
+    assert between.lost.is_set()
+    await asyncio.gather(store.ready(), store.paid())
+    assert (await Rig(other).sums(DAY), await Rig(other).sums(SLOTS)) == ((0, 0), (0, 0))
+    assert store.held == 0
+
+
+async def test_a_settlement_whose_answer_is_lost_counts_once(between: Between, start: Start) -> None:
+    store, other = await start(between.url), await start()
+    id, _ = await Rig(store).granted(DAY)
+    between.lose = b"$2\r\nok\r\n:0\r\n"
+    store.settle(id, Spent(0, 1))
+    await between.lost.wait()
+    await store.paid()
+    assert await Rig(other).sums(DAY) == (1, 0)
+
+
+async def test_a_slow_redis_is_asked_no_more_until_it_is_fast(between: Between, start: Start) -> None:
+    store, other = await start(between.url, Terms(0.05, 0.0)), await start()
+    await Rig(other).seed(DAY.counter)
+    await Rig(store).used(DAY)
+    between.open.clear()
+    while store.answers:
+        with pytest.raises(Uncountable):
+            await store.reserve(uuid4(), [DAY], ONE)
+    asked = between.asked.count(b"reserve")
+    for _ in range(50):
+        with pytest.raises(Uncountable):
+            await store.reserve(uuid4(), [DAY], ONE)
+    assert between.asked.count(b"reserve") == asked
+    between.open.set()
+    await asyncio.gather(store.ready(), store.paid())
+    await Rig(store).used(DAY)
+    await store.paid()
+    assert await Rig(other).sums(DAY) == (2, 0)
+
+
+async def test_who_leaves_while_reserving_holds_nothing(between: Between, start: Start) -> None:
+    store, other = await start(between.url), await start()
+    await Rig(other).seed(DAY.counter)
+    between.open.clear()
+    task = asyncio.get_running_loop().create_task(store.reserve(uuid4(), [DAY], ONE))
+    await until(lambda: b"reserve" in between.asked)
+    task.cancel()
+    await asyncio.wait({task})
+    between.open.set()
+    await store.paid()
+    assert await Rig(other).sums(DAY) == (0, 0)
+
+
+async def test_a_server_that_forgets_its_scripts_gets_them_again(server: RedisServer, start: Start) -> None:
+    store = await start()
+    id, _ = await Rig(store).granted(DAY)
+    server.say("SCRIPT", "FLUSH")
+    store.settle(id, Spent(0, 1))
+    await store.paid()
+    await store.ready()
+    assert await Rig(store).sums(DAY) == (1, 0)
+
+
+async def test_a_full_server_takes_settlements_when_it_has_room(server: RedisServer, start: Start) -> None:
+    store = await start()
+    id, _ = await Rig(store).granted(DAY)
+    server.say("CONFIG", "SET", "maxmemory", "1")
+    try:
+        store.settle(id, Spent(0, 1))
+        with pytest.raises(Uncountable):
+            await store.reserve(uuid4(), [DAY], ONE)
+        assert store.owed
+    finally:
+        server.say("CONFIG", "SET", "maxmemory", "0")
+    await asyncio.gather(store.paid(), store.ready())
+    assert await Rig(store).sums(DAY) == (1, 0)
+
+
+async def test_what_is_owed_to_a_server_that_stays_away_has_a_bound() -> None:
+    store = RedisStore("unix:///nowhere", ZONE)
+    ids = [uuid4() for _ in range(100_003)]
+    for id in ids:
+        store.settle(id, Spent(1, 1))
+    assert (store.owed, store.lost) == (100_000, 3)

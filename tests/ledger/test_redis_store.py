@@ -1,0 +1,56 @@
+"""The store in Redis: all that stores promise, with a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from itertools import count
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from redis_server import RedisServer, redis_server
+from store_machine import StoreMachine
+from store_rig import ZONE, Clock, Rig
+from store_suite import StoreSuite
+
+from parallama.ledger.redis_session import Terms
+from parallama.ledger.redis_store import RedisStore
+
+PATIENT = Terms(answer_s=30.0, joining_s=0.0)
+_prefixes = (f"test{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def rig(server: RedisServer) -> AsyncIterator[Rig]:
+    clock = Clock()
+    store = RedisStore(server.url, ZONE, prefix=next(_prefixes), now=clock, terms=PATIENT)
+    async with store.running():
+        yield Rig(store, clock, store.paid)
+
+
+class TestRedisStore(StoreSuite):
+    """What all stores promise."""
+
+
+def test_no_order_of_events_takes_a_limit_over_its_amount(server: RedisServer) -> None:
+    class RedisMachine(StoreMachine):
+        def rig(self) -> Rig:
+            clock = Clock()
+            self.redis = RedisStore(server.url, ZONE, prefix=next(_prefixes), now=clock, terms=PATIENT)
+            self.stack = AsyncExitStack()
+            self.run(self.stack.enter_async_context(self.redis.running()))
+            return Rig(self.redis, clock)
+
+        def quiet(self) -> None:
+            self.run(self.redis.paid())
+            assert (self.redis.held, self.redis.owed) == (0, 0)
+            self.run(self.stack.aclose())
+
+    run_state_machine_as_test(RedisMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
