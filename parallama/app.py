@@ -7,7 +7,7 @@ starts and leaves in reverse when it stops.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from secrets import token_urlsafe
@@ -30,7 +30,7 @@ from parallama.admin.views import View
 from parallama.config import AuthSettings, Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
-from parallama.errors import ConfigError
+from parallama.errors import ConfigError, Unavailable
 from parallama.exchange import IdGenerator
 from parallama.gateway.families import Families, Family
 from parallama.gateway.plugins import Plugins
@@ -43,7 +43,7 @@ from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
-from parallama.ledger.seeds import Seeds, Used
+from parallama.ledger.seeds import Seeding, Seeds, Used
 from parallama.ledger.shipper import Shipper
 from parallama.limits import Counter
 from parallama.logs import hide
@@ -70,6 +70,7 @@ READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
 SHIPPER = web.AppKey("shipper", Shipper)
 BOOKS = web.AppKey("books", Books)
+STORE = web.AppKey("store", MemoryStore)
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
 
@@ -103,7 +104,9 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     journal = Journal(state_directory / "journal", ids().hex, settings.usage)
     shipper = Shipper(database, journal, settings.usage, settings.timezone)
     pool = Pool(settings.nodes, metrics)
-    admission = _admission(settings, database, shipper, pool)
+    store = MemoryStore(ZoneInfo(settings.timezone))
+    used = _used(Seeds(database, settings.timezone, settings.limits.weights), shipper, listener)
+    admission = Admission(store, Seeding(store, used), pool.catalog, settings.limits, metrics)
     books = Books(journal, metrics, traffic, pool.catalog.name_of, admission.settle, strict=settings.usage.strict)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
@@ -114,6 +117,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
     app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
+    app[STORE] = store
     seeded = _seeded(database, families)
     for part in (database.running, seeded, listener.running, following.running, callers.running):
         app.cleanup_ctx.append(_entered(part))
@@ -126,7 +130,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
     every = _add_api(app, settings, database, tokens, callers, gateways, listener)
     status = state.status(families, pool, traffic, settle)
-    scrape = state.metrics(metrics, journal, shipper, database, listener, settle)
+    scrape = state.metrics(metrics, journal, shipper, database, listener, store, settle)
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
     views += [discovery(families, plugins, settings.discovery.cache_s)] if settings.discovery.enabled else []
     _add_state(app, views, every, families, callers)
@@ -136,15 +140,14 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     return app
 
 
-def _admission(settings: Settings, database: Database, shipper: Shipper, pool: Pool) -> Admission:
-    store = MemoryStore(ZoneInfo(settings.timezone))
-    seeds = Seeds(database, settings.timezone, settings.limits.weights)
-
+def _used(seeds: Seeds, shipper: Shipper, listener: Listener) -> Callable[[Collection[Counter]], Awaitable[Used]]:
     async def used(counters: Collection[Counter]) -> Used:
+        if listener.lost_since is not None:
+            raise Unavailable("the database does not answer")
         await shipper.caught_up()
         return await seeds.of(counters)
 
-    return Admission(store, used, pool.catalog, settings.limits)
+    return used
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:

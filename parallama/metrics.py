@@ -84,6 +84,19 @@ class Metrics:
         self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL or the disk refused.")
         self.journal_bytes = gauge("parallama_journal_bytes", "Of the journals of this machine, on disk.")
         self.journal_damaged = gauge("parallama_journal_damaged", "Segments of journals found damaged.")
+        self.limit_refusals = counter(
+            "parallama_limit_refusals_total", "Requests refused by a limit, by what it counts.", ("meter",)
+        )
+        self.limit_warnings = counter(
+            "parallama_limit_warnings_total", "Limits found four fifths used, once a window.", ("meter",)
+        )
+        self.limit_uncounted = counter(
+            "parallama_limit_uncounted_requests_total", "Requests let through while an open limit could not be counted."
+        )
+        self.limit_reservations = gauge("parallama_limit_reservations", "Requests that hold a part of a limit.")
+        self.limit_overrun = gauge(
+            "parallama_limit_overrun_tokens", "Tokens that requests cost beyond what they had reserved."
+        )
         self.database_up = gauge("parallama_database_up", "1: the database answers.")
         self.database_connections = gauge(
             "parallama_database_connections", "Connections of the pool, by state.", ("state",)

@@ -19,6 +19,7 @@ from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.gateway.families import Families, Family
 from parallama.ledger.journal import Journal
+from parallama.ledger.memory import MemoryStore
 from parallama.ledger.shipper import Shipper
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
@@ -218,6 +219,7 @@ def metrics(
     shipper: Shipper,
     database: Database,
     listener: Listener,
+    store: MemoryStore,
     settle: Callable[[], None],
 ) -> Handler:
     """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it; `settle` as for `status`."""
@@ -228,6 +230,8 @@ def metrics(
         instruments.records_lost.set(journal.lost + shipper.lost)
         instruments.journal_bytes.set(journal.taken)
         instruments.journal_damaged.set(shipper.damaged)
+        instruments.limit_reservations.set(store.held)
+        instruments.limit_overrun.set(store.overrun)
         instruments.database_up.set(listener.lost_since is None)
         size, idle = database.size()
         instruments.database_connections.labels("busy").set(size - idle)

@@ -5,14 +5,17 @@ Hours, days and months come from the sums by the hour, the last minute from sing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from zoneinfo import ZoneInfo
 
 from parallama.db import query
 from parallama.db.pool import Database, Row
+from parallama.errors import Unavailable
 from parallama.gateway.names import matches
+from parallama.ledger.store import Store
 from parallama.ledger.windows import window
 from parallama.limits import EVERY, Counter, Meter, Period
 
@@ -59,6 +62,40 @@ class Seeds:
             Meter.TOTAL_TOKENS: row["prompt_tokens"] + row["output_tokens"],
         }
         return ceil(tokens.get(meter, 0) * weight_of(self._weights, row["model"]))
+
+
+class _Round:
+    """Counters that are asked for together."""
+
+    def __init__(self) -> None:
+        self.wanted: set[Counter] = set()
+        self.failed = False
+
+
+class Seeding:
+    """Tells a store what it does not know. However many wait, the database is asked once at a time."""
+
+    def __init__(self, store: Store, used: Callable[[Collection[Counter]], Awaitable[Used]]) -> None:
+        self._store, self._used = store, used
+        self._one = asyncio.Lock()
+        self._next = _Round()
+
+    async def fill(self, counters: Collection[Counter]) -> None:
+        """Until the store may know the counters; ask it again. Raises Unavailable."""
+        joined = self._next
+        joined.wanted.update(counters)
+        async with self._one:
+            if joined is self._next:  # the first of its round asks for all of them
+                await self._ask(joined)
+        if joined.failed:
+            raise Unavailable("what was used cannot be counted now")
+
+    async def _ask(self, round: _Round) -> None:
+        self._next = _Round()
+        try:
+            self._store.seed(await self._used(round.wanted))
+        except Unavailable:
+            round.failed = True
 
 
 def weight_of(weights: Mapping[str, float], model: str) -> float:

@@ -55,8 +55,8 @@ class Shipper:
         self._stop_s = stop_s
         self._stopping = False
         self._wake = asyncio.Event()
-        self._asked: list[asyncio.Future[None]] = []
-        """By those who wait until what has ended is in the database."""
+        self._asked: list[asyncio.Future[bool]] = []
+        """By those who wait until what has ended is in the database: whether it is."""
         self._shipped = 0
         self._days: frozenset[int] = frozenset()
         """Since 1970; those that have a partition."""
@@ -73,14 +73,16 @@ class Shipper:
 
     async def caught_up(self, limit_s: float = 5.0) -> None:
         """Until all that has ended by now is in the database, also of processes that are no more. Raises Unavailable
-        when that takes longer."""
-        one: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        when the database does not take it, or takes longer."""
+        one: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._asked.append(one)
         self._wake.set()
         try:
-            await asyncio.wait_for(one, limit_s)
+            taken = await asyncio.wait_for(one, limit_s)
         except TimeoutError:
-            raise Unavailable("the database does not take what was used") from None
+            taken = False
+        if not taken:
+            raise Unavailable("the database does not take what was used")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Shipper]:
@@ -106,8 +108,7 @@ class Shipper:
             await self._due(wait_s or self._flush_s)
             asked = len(self._asked)
             wait_s = await self._attempt(wait_s, self._upkeep, self._ship_own, self._sweep)
-            if not wait_s:
-                self._answer(asked)
+            self._answer(asked, taken=not wait_s)
         await self._attempt(wait_s, self._ship_own)
 
     async def _due(self, wait_s: float) -> None:
@@ -116,11 +117,11 @@ class Shipper:
                 await self._wake.wait()
         self._wake.clear()
 
-    def _answer(self, asked: int) -> None:
+    def _answer(self, asked: int, *, taken: bool) -> None:
         """Those who asked before the last round."""
         for one in self._asked[:asked]:
             if not one.done():
-                one.set_result(None)
+                one.set_result(taken)
         del self._asked[:asked]
 
     async def _attempt(self, waited_s: float, *steps: Callable[[], Awaitable[None]]) -> float:

@@ -5,10 +5,10 @@ Who has no limits pays nothing for any of this.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import ceil
+from uuid import UUID
 
 from parallama.config.settings import LimitsSettings
 from parallama.errors import OverLimit, Unavailable
@@ -17,45 +17,43 @@ from parallama.gateway.api import Codec, Use
 from parallama.gateway.names import matches
 from parallama.ledger.bounds import bound, bounded, most_output
 from parallama.ledger.prompts import Model
-from parallama.ledger.seeds import Used, weight_of
+from parallama.ledger.seeds import Seeding, weight_of
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Store, Uncountable, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter
+from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
+from parallama.proxy.speeds import COSTLY
+from parallama.proxy.warnings import Warnings
 from parallama.quotas import Quota, over_limit
-
-_COSTLY = (Use.CHAT, Use.GENERATE, Use.EMBED)
-
-_log = logging.getLogger("parallama.usage")
 
 
 class Admission:
     """Of one process."""
 
     def __init__(
-        self,
-        store: Store,
-        seeds: Callable[[Collection[Counter]], Awaitable[Used]],
-        catalog: Catalog,
-        settings: LimitsSettings,
+        self, store: Store, seeding: Seeding, catalog: Catalog, settings: LimitsSettings, metrics: Metrics
     ) -> None:
-        """`seeds` tells what was used of counters that the store does not know; raises Unavailable."""
-        self._store, self._seeds, self._catalog, self._settings = store, seeds, catalog, settings
+        self._store, self._seeding, self._catalog, self._settings = store, seeding, catalog, settings
+        self._metrics = metrics
+        self._warnings = Warnings(metrics)
 
     async def admit(self, exchange: Exchange, caller: Caller, use: Use, codec: Codec) -> None:
         """Reserve what the exchange may cost, and hold the node to it. Raises OverLimit, naming the limit that is in
         the way, and Unavailable when nobody can count now."""
-        if not caller.limits or use not in _COSTLY or not codec.outbounds:
+        if not caller.limits or use not in COSTLY or not codec.outbounds:
             return
         name = _name(codec)
         limits = [limit for limit in caller.limits if _concerns(limit, exchange.gateway, name)]
         if not limits:
             return
-        model, most = self._model(name), most_output(limits, self._settings.max_output_tokens)
+        model = self._catalog.described(name) if name else Model()
+        most = most_output(limits, self._settings.max_output_tokens)
         weight = weight_of(self._settings.weights, name or "")
         images = self._settings.image_tokens
         cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
         grant = await self._grant(exchange, limits, cost)
         exchange.quotas = [_quota(one) for one in grant.standings]
+        self._warnings.look(grant.standings)
         exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:
             sent = bounded(codec.outbounds, model, grant.output)
@@ -73,26 +71,26 @@ class Admission:
             self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
 
     async def _grant(self, exchange: Exchange, limits: Sequence[Limit], cost: Cost) -> Grant:
-        try:
-            outcome = await self._store.reserve(exchange.id, limits, cost)
-            while isinstance(outcome, Unknown):
-                self._store.seed(await self._seeds(outcome.counters))
-                outcome = await self._store.reserve(exchange.id, limits, cost)
-        except (Uncountable, Unavailable):
-            if not all(limit.open for limit in limits):
-                raise Unavailable("what was used cannot be counted now") from None
-            _log.warning("limits are not counted now", extra={"fields": {"request_id": str(exchange.id)}})
-            return Grant(cost.output, ())
+        outcome = await self._reserve(exchange.id, limits, cost)
         if isinstance(outcome, Refusal):
             exchange.quotas = [_quota(one) for one in outcome.standings]
+            self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
             raise _refused(outcome, cost)
         return outcome
 
-    def _model(self, name: str | None) -> Model:
-        if name is None:
-            return Model()
-        capabilities, longest = self._catalog.capabilities(name), self._catalog.longest_context(name)
-        return Model(longest_context=longest, capabilities=capabilities)
+    async def _reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal:
+        """Of all limits that can be counted now."""
+        while True:
+            unknown: Collection[Counter] = [limit.counter for limit in limits]
+            try:
+                outcome = await self._store.reserve(id, limits, cost)
+                if not isinstance(outcome, Unknown):
+                    return outcome
+                unknown = outcome.counters
+                await self._seeding.fill(unknown)
+            except (Uncountable, Unavailable):
+                limits = _without(limits, unknown)
+                self._metrics.limit_uncounted.inc()
 
 
 def _name(codec: Codec) -> str | None:
@@ -105,6 +103,14 @@ def _concerns(limit: Limit, gateway: str, model: str | None) -> bool:
     if scope.gateway not in (EVERY, gateway):
         return False
     return scope.model is None or (model is not None and matches((scope.model,), model))
+
+
+def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequence[Limit]:
+    """The limits that can be counted. Raises Unavailable when one of the others does not let requests through then."""
+    found = [limit for limit in limits if limit.counter not in uncounted]
+    if not all(limit.open for limit in limits if limit.counter in uncounted):
+        raise Unavailable("what was used cannot be counted now")
+    return found
 
 
 def _quota(standing: Standing) -> Quota:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from aiohttp import web
 
 from parallama.config import Settings
-from parallama.errors import ClientLeft, NotFound
+from parallama.errors import ClientLeft, NotFound, TimedOut
 from parallama.exchange import Caller, Exchange, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
 from parallama.gateway.families import Mounted, Serving
@@ -28,6 +29,7 @@ from parallama.proxy.ratios import TokenRatios
 from parallama.proxy.resolve import admit, judge, limit, resolve
 from parallama.proxy.speeds import Speeds
 from parallama.proxy.stalls import Stalls
+from parallama.proxy.twice import told_once
 
 _error = logging.getLogger("parallama.error")
 
@@ -89,15 +91,17 @@ class Relay:
         if codec.outbounds:
             self._books.admit(exchange, lambda: codec.usage)
             await self._admission.admit(exchange, caller, route.use, codec)
-        left = False
+        account = partial(self._account, exchange, codec)
+        entries = _Entries(self._books, exchange, account)
+        cut = False
         try:
-            await conversation.hold(self._pool, self._heartbeats, self._metrics, _Entries(self._books, exchange, codec))
-        except (ClientLeft, asyncio.CancelledError):
-            left = True
+            await conversation.hold(self._pool, self._heartbeats, self._metrics, entries)
+        except (ClientLeft, TimedOut, asyncio.CancelledError):
+            cut = True
             raise
         finally:
-            _account(exchange, codec)
-            if left:
+            account()
+            if cut:
                 self._speeds.estimate(exchange, route.use, codec)
         self._learn(exchange, route.use, codec)
         return answer.response
@@ -110,6 +114,15 @@ class Relay:
             self._pool.answered(exchange.model)
         if use is Use.MANAGE:
             self._pool.changed()
+
+    def _account(self, exchange: Exchange, codec: Codec) -> None:
+        """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
+        try:
+            usage, full = checked(codec.usage), codec.context_full
+            exchange.usage = told_once(usage, codec.outbounds, self._pool.catalog)
+            exchange.context_full = None if full is None else bool(full)
+        except Exception:  # noqa: BLE001 - the same edge as around the handlers
+            _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})
 
     def _opened(self, route: Route, inbound: Inbound) -> Codec:
         """The codec of an exchange. Raises ApiError."""
@@ -151,25 +164,16 @@ class Relay:
 class _Entries:
     """What is written down of one exchange."""
 
-    def __init__(self, books: Books, exchange: Exchange, codec: Codec) -> None:
-        self._books, self._exchange, self._codec = books, exchange, codec
+    def __init__(self, books: Books, exchange: Exchange, account: Callable[[], None]) -> None:
+        self._books, self._exchange, self._account = books, exchange, account
         self.strict = books.strict
 
     def dispatch(self) -> None:
         self._books.dispatch(self._exchange)
 
     def close(self, coming: int) -> None:
-        _account(self._exchange, self._codec)
+        self._account()
         self._books.close(self._exchange, coming)
 
     async def secure(self) -> None:
         await self._books.secure()
-
-
-def _account(exchange: Exchange, codec: Codec) -> None:
-    """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
-    try:
-        usage, full = checked(codec.usage), codec.context_full
-        exchange.usage, exchange.context_full = usage, None if full is None else bool(full)
-    except Exception:  # noqa: BLE001 - the same edge as around the handlers
-        _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})

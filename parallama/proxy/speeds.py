@@ -14,6 +14,8 @@ from parallama.gateway.api import Codec, Use
 from parallama.gateway.counting import prompt_estimate
 from parallama.gateway.names import canonical
 
+COSTLY = (Use.CHAT, Use.GENERATE, Use.EMBED)
+"""What costs tokens."""
 _COUNTED = 31
 """Answers of a model of which the median is taken."""
 _FEWEST_TOKENS = 8
@@ -42,7 +44,7 @@ class Speeds:
         """Fill in what is not known of an exchange that was cut off while its node worked: the prompt by its length,
         the answer by the time that it took, no more than it might have had. What cannot be told stays unknown."""
         usage = exchange.usage
-        if exchange.node is None or usage.final or use not in (Use.CHAT, Use.GENERATE, Use.EMBED):
+        if exchange.closed or exchange.node is None or usage.final or use not in COSTLY:
             return
         prompt, output = usage.prompt_tokens, usage.output_tokens
         if prompt is None:

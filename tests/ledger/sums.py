@@ -21,7 +21,7 @@ async def sums_agree(database: Database, zone: str = "UTC") -> None:
     """Fails when the sums are not those of the rows."""
     rows = await database.fetch(Query("rows", (), "SELECT * FROM usage"))
     found = await database.fetch(Query("sums", (), "SELECT * FROM usage_hours"))
-    expected: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0.0] * 11)
+    expected: dict[tuple[Any, ...], list[float]] = defaultdict(lambda: [0.0] * 12)
     for row in rows:
         sums = expected[_key(row, zone)]
         for at, value in enumerate(_values(row)):
@@ -55,4 +55,5 @@ def _values(row: Any) -> list[float]:
         row["duration_ms"],
         row["ttft_ms"] or 0,
         row["ttft_ms"] is not None,
+        row["node"] is not None and row["operation"] in ("chat", "generate", "embed"),
     ]

@@ -22,7 +22,7 @@ async def test_rows_that_are_there_are_summed(empty_database_url: str) -> None:
     connection = await asyncpg.connect(empty_database_url)
     try:
         for migration in migrations():
-            if "usage_hours" in migration.sql:
+            if "CREATE TABLE usage_hours" in migration.sql:
                 await connection.execute("SELECT usage_partitions($1, $2)", noon, noon + timedelta(days=1))
                 await connection.copy_records_to_table("usage", records=rows, columns=UsageRecord._fields)
             await connection.execute(migration.sql)

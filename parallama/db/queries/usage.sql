@@ -21,7 +21,8 @@ SELECT usage_hour(created_at, $1), user_id, username,
     COALESCE(node, ''), count(*), count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
     count(*) FILTER (WHERE outcome = 'cancelled'), count(*) FILTER (WHERE outcome = 'refused'),
     count(*) FILTER (WHERE estimated), COALESCE(sum(prompt_tokens), 0), COALESCE(sum(output_tokens), 0),
-    sum(duration_ms), COALESCE(sum(ttft_ms), 0), count(ttft_ms)
+    sum(duration_ms), COALESCE(sum(ttft_ms), 0), count(ttft_ms),
+    count(*) FILTER (WHERE node IS NOT NULL AND operation IN ('chat', 'generate', 'embed'))
 FROM added
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 ORDER BY 1, 2, 3, 4, 5, 6, 7
@@ -36,7 +37,8 @@ ON CONFLICT (hour, user_id, username, key_id, gateway, model, node) DO UPDATE SE
     output_tokens = known.output_tokens + excluded.output_tokens,
     duration_ms = known.duration_ms + excluded.duration_ms,
     ttft_ms = known.ttft_ms + excluded.ttft_ms,
-    ttft_count = known.ttft_count + excluded.ttft_count
+    ttft_count = known.ttft_count + excluded.ttft_count,
+    asked = known.asked + excluded.asked
 
 -- name: known(username)
 -- Whether there is such a user, or was one: what was used outlives users.
