@@ -119,10 +119,11 @@ async def test_a_node_with_many_models_is_asked_for_one_after_the_other(ollama: 
 
 
 async def test_nobody_waits_for_what_a_model_says_of_itself(gateway: RunningGateway, node: FakeOllama) -> None:
-    gate = asyncio.Event()
-    node.cue(Answer(hold_head=gate), probes=True)
+    known, gate = gateway.app[POOL], asyncio.Event()
+    await all_described(known.nodes[0])
+    before = len(node.probes)
+    node.cue(Answer(hold_head=gate), times=None, probes=True)
     node.models.add(Model(name="fresh:latest", size=5))
-    known, before = gateway.app[POOL], len(node.probes)
     known.changed()
     await eventually(lambda: len(node.probes) > before)
     body = {"model": "fresh", "messages": [{"role": "user", "content": "Why?"}], "stream": False}
@@ -130,12 +131,13 @@ async def test_nobody_waits_for_what_a_model_says_of_itself(gateway: RunningGate
     assert (await ask(gateway, "/api/show", {"model": "fresh"})).status == 200
     assert list(known.catalog.undescribed().values()) == ["fresh:latest"]
     gate.set()
-    await eventually(lambda: not known.catalog.undescribed())
+    await all_described(known.nodes[0])
 
 
 async def test_what_the_gateway_asks_of_models_is_told_from_what_clients_ask(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
+    await all_described(gateway.app[POOL].nodes[0])
     before = len(node.probes)
     node.cue(Answer(status=500, error="broken"))
     node.models.add(Model(name="newer:latest", size=6))
