@@ -16,12 +16,15 @@ from parallama.proxy.security import RESOURCE_POLICY
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _AGE_S = "600"
+_ANTHROPIC = ("requests", "tokens", "input-tokens", "output-tokens")
 _EXPOSED = ", ".join(
     (
         *("x-request-id", "x-client-request-id", "request-id", "retry-after", "etag", "location", "www-authenticate"),
         *("x-parallama-node", "x-parallama-model", "x-parallama-context", "x-parallama-context-full"),
         *("x-parallama-simulated", "ratelimit", "ratelimit-policy"),
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+        *(f"anthropic-ratelimit-{of}-{what}" for of in _ANTHROPIC for what in ("limit", "remaining", "reset")),
+        "x-should-retry",
     )
 )
 """What a page may read beside what it always may."""
