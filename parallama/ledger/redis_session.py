@@ -10,24 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import tzinfo
 from functools import partial
 from hashlib import sha1
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from parallama.db.redis import Connection, Word, connected, script
 from parallama.errors import Unavailable
+from parallama.ledger.redis_debts import Debts, Reply
 from parallama.ledger.redis_windows import Windows
 from parallama.ledger.redis_words import Held
 from parallama.ledger.store import Uncountable
 from parallama.limits import Period
-
-Reply = Sequence[Any]
-"""What was the outcome, as bytes, and its parts."""
 
 _SCRIPT = script("counts", "requests", "operations")
 _DIGEST = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -37,8 +34,7 @@ _BEAT_S = 0.5
 _BEAT_LIMIT_S = 1.0
 """A connection on which nothing is answered for so long is given up."""
 _FEW = 200
-"""Requests that are registered, or settled, at a time where there are many."""
-_MOST_OWED = 100_000
+"""Requests that are registered at a time."""
 _LATE = 3
 """So many late answers in a row, and nobody waits for one until a beat is in time."""
 
@@ -54,12 +50,6 @@ class Terms(NamedTuple):
     """So long nothing is admitted in a new epoch."""
 
 
-class _Debt(NamedTuple):
-    operation: str
-    words: Sequence[Word]
-    paid: Callable[[Reply], None]
-
-
 class Session:
     """Of one process. Works inside `running()`."""
 
@@ -67,8 +57,8 @@ class Session:
         """`now`: Unix seconds; None: Redis looks at its own clock."""
         self.live: dict[UUID, Held] = {}
         """What this process has reserved."""
-        self.lost = 0
-        """What was owed and given up, since it was too much."""
+        self.debts = Debts(self._send, self._outcome)
+        """What Redis has not acknowledged yet."""
         self._url, self._now, self._terms = url, now, terms
         self._key, self._instance = f"{prefix}:{{ledger}}:epoch", uuid4().hex
         self._windows = Windows(zone)
@@ -79,20 +69,12 @@ class Session:
         self._late = 0
         self._opens_at = 0.0
         """When the epoch admits requests, of the monotonic clock."""
-        self._owed: dict[object, _Debt] = {}
-        self._unsent: deque[object] = deque()
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._away = False
 
     @property
     def answers(self) -> bool:
         """Whether it is worth while to ask."""
         return self._joined.is_set() and self._late < _LATE and time.monotonic() >= self._opens_at
-
-    @property
-    def owed(self) -> int:
-        """What Redis has not acknowledged yet."""
-        return len(self._owed)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -101,7 +83,7 @@ class Session:
         try:
             await _at_most(_BEAT_LIMIT_S + self._terms.joining_s, self.ready())
             yield
-            await _at_most(_BEAT_LIMIT_S, self.paid())
+            await _at_most(_BEAT_LIMIT_S, self.debts.settled())
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -112,22 +94,12 @@ class Session:
             await self._joined.wait()
             await asyncio.sleep(_AGAIN_S / 10)
 
-    async def paid(self) -> None:
-        """Wait until nothing is owed."""
-        await self._settled.wait()
-
     async def ask(self, operation: str, *words: Word) -> Reply:
         """Raises Uncountable, after `answer_s` at the latest; what was asked may be done nevertheless."""
         if not self.answers:
             raise Uncountable
-        try:
-            async with asyncio.timeout(self._terms.answer_s):
-                reply = await self._ask(operation, words)
-        except TimeoutError:
-            self._late += 1
-            raise Uncountable from None
-        except Unavailable as error:
-            raise Uncountable from error
+        while not self._understood(reply := await self._in_time(operation, words)):
+            pass
         self._late = 0
         return reply
 
@@ -137,31 +109,20 @@ class Session:
             self._send(operation, words).add_done_callback(partial(self._told, operation, words))
 
     def owe(self, key: object, operation: str, words: Sequence[Word], paid: Callable[[Reply], None]) -> None:
-        """Send it until it is acknowledged, then call `paid`. Of two with one `key` the first counts."""
-        if key in self._owed:
-            return
-        if len(self._owed) >= _MOST_OWED:
-            del self._owed[next(iter(self._owed))]
-            self.lost += 1
-        self._owed[key] = _Debt(operation, words, paid)
-        self._settled.clear()
-        if self._joined.is_set():
-            self._pay(key)
-        else:
-            self._unsent.append(key)
+        """As Debts.owe."""
+        self.debts.owe(key, operation, words, paid, now=self._joined.is_set())
 
     # connected, joined, alive
 
     async def _keep(self) -> None:
-        well = True
         while True:
             try:
                 async with connected(self._url) as connection:
                     await self._stay(connection)
             except (Unavailable, Uncountable, TimeoutError) as error:
-                if well or self._joined.is_set():
+                if not self._away:
                     _log.error("limits cannot be counted: no Redis", extra={"fields": {"problem": str(error)}})
-                well = False
+                self._away = True
             finally:
                 self._connection = None
                 self._joined.clear()
@@ -171,22 +132,26 @@ class Session:
         """Until something is not answered."""
         async with asyncio.timeout(_BEAT_LIMIT_S):
             await connection.ask("SCRIPT", "LOAD", _SCRIPT)
+            _check(await connection.ask("INFO", "memory"))
         self._connection = connection
         while True:
-            async with asyncio.timeout(_BEAT_LIMIT_S):
-                await (self._beat() if self._joined.is_set() else self._join())
-            await self._pay_all()
+            await (self._beat() if self._joined.is_set() else self._join())
+            await self.debts.pay(_BEAT_LIMIT_S)
             await _at_most(_BEAT_S, self._wake.wait())
             self._wake.clear()
 
     async def _join(self) -> None:
         _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s))
+        if self._epoch not in ("", epoch.decode()):
+            _log.warning("Redis has lost what was counted: it is summed anew")
         self._epoch, self._opens_at = epoch.decode(), time.monotonic() + wait_ms / 1000
         waiting = list(self.live)
         for begin in range(0, len(waiting), _FEW):
             some = [self.live[id].words(id) for id in waiting[begin : begin + _FEW] if id in self.live]
             await self._ask("register", [word for words in some for word in words])
-        self._late = 0
+        if self._away:
+            _log.info("limits are counted again")
+        self._late, self._away = 0, False
         self._joined.set()
 
     async def _beat(self) -> None:
@@ -202,18 +167,38 @@ class Session:
 
     # sent and understood
 
-    def _send(self, operation: str, words: Sequence[Word]) -> asyncio.Future[Any]:
+    def _send(self, operation: str, words: Sequence[Word]) -> asyncio.Future[Reply]:
         if self._connection is None:
             raise Unavailable("Redis is not connected")
         now = "" if self._now is None else repr(self._now())
         common = (_DIGEST, 1, self._key, operation, self._epoch, now, self._instance, self._windows.word)
         return self._connection.ask("EVALSHA", *common, *words)
 
+    async def _in_time(self, operation: str, words: Sequence[Word]) -> Reply:
+        """Raises Uncountable."""
+        try:
+            answer = self._send(operation, words)
+        except Unavailable as error:
+            raise Uncountable from error
+        try:
+            await asyncio.wait((answer,), timeout=self._terms.answer_s)
+            if not answer.done():
+                await asyncio.sleep(0)  # what has come while this process was busy is read now
+        finally:
+            answer.cancel()
+        if answer.cancelled():
+            self._late += 1
+            raise Uncountable("Redis is too slow")
+        if (problem := answer.exception()) is not None:
+            raise Uncountable(str(problem))
+        return answer.result()
+
     async def _ask(self, operation: str, words: Sequence[Word]) -> Reply:
-        """Raises Unavailable, and Uncountable when Redis says so."""
-        reply: Reply = await self._send(operation, words)
-        while not self._understood(reply):
+        """Raises Unavailable, TimeoutError, and Uncountable when Redis says so."""
+        async with asyncio.timeout(_BEAT_LIMIT_S):
             reply = await self._send(operation, words)
+            while not self._understood(reply):
+                reply = await self._send(operation, words)
         return reply
 
     def _understood(self, reply: Reply) -> bool:
@@ -243,33 +228,11 @@ class Session:
         if self._outcome(answer) is None and self._windows.word != clock:
             self.tell(operation, *words)
 
-    # debts
 
-    def _pay(self, key: object) -> asyncio.Future[Reply]:
-        debt = self._owed[key]
-        answer = self._send(debt.operation, debt.words)
-        answer.add_done_callback(partial(self._answered, key))
-        return answer
-
-    def _answered(self, key: object, answer: asyncio.Future[Reply]) -> None:
-        clock = self._windows.word
-        if (reply := self._outcome(answer)) is None:
-            self._unsent.append(key)
-            if self._windows.word != clock:
-                self._wake.set()
-        elif (debt := self._owed.pop(key, None)) is not None:
-            debt.paid(reply)
-            if not self._owed:
-                self._settled.set()
-
-    async def _pay_all(self) -> None:
-        """What was owed when this began, a few at a time."""
-        left = len(self._unsent)
-        while left > 0 and self._joined.is_set():
-            keys = [self._unsent.popleft() for _ in range(min(left, _FEW))]
-            left -= len(keys)
-            if sent := [self._pay(key) for key in keys if key in self._owed]:
-                await asyncio.wait(sent, timeout=_BEAT_LIMIT_S)
+def _check(memory: bytes) -> None:
+    """Whether a server that is full would forget reservations."""
+    if b"maxmemory_policy:noeviction" not in memory:
+        _log.warning("Redis may forget what is reserved when it is full: set its maxmemory-policy to noeviction")
 
 
 async def _at_most(limit_s: float, what: Awaitable[object]) -> None:

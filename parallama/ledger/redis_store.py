@@ -13,7 +13,8 @@ from itertools import count
 from uuid import UUID
 
 from parallama.db.redis import Word
-from parallama.ledger.redis_session import Reply, Session, Terms
+from parallama.ledger.redis_debts import Reply
+from parallama.ledger.redis_session import Session, Terms
 from parallama.ledger.redis_words import granted, name, standing, standings
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
 from parallama.limits import Counter, Limit
@@ -52,12 +53,12 @@ class RedisStore:
     @property
     def owed(self) -> int:
         """Settlements and the like that Redis has not acknowledged yet."""
-        return self._session.owed
+        return len(self._session.debts)
 
     @property
     def lost(self) -> int:
         """Those that were given up, as there were too many; what they had reserved counts until its window ends."""
-        return self._session.lost
+        return self._session.debts.lost
 
     @property
     def answers(self) -> bool:
@@ -76,7 +77,7 @@ class RedisStore:
 
     async def paid(self) -> None:
         """Wait until nothing is owed."""
-        await self._session.paid()
+        await self._session.debts.settled()
 
     async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
         """As Store says. When it raises Uncountable, or is cancelled, what it may have reserved is cancelled."""

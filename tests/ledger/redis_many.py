@@ -9,6 +9,7 @@ import asyncio
 import sys
 from uuid import UUID
 
+import uvloop
 from store_rig import ZONE, Rig, limit
 
 from parallama.ledger.redis_session import Terms
@@ -33,4 +34,4 @@ async def main(url: str, prefix: str, subject: str, amount: str, requests: str) 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    uvloop.run(main(*sys.argv[1:]))

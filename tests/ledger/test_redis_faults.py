@@ -1,169 +1,29 @@
-"""The store in Redis when something breaks: Redis emptied, killed, hung or slow, answers lost, processes dead."""
+"""The store in Redis when something breaks: Redis emptied, killed, hung or slow, answers lost."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from redis_server import Between, RedisServer, redis_server
+from redis_stores import CEILING_S, DAY, SLOTS, Start, until
 from store_rig import ONE, ZONE, Rig, limit
 
-from parallama.ledger import redis_windows
 from parallama.ledger.redis_session import Terms
 from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.store import Grant, Spent, Uncountable, Unknown
 from parallama.ledger.windows import window
-from parallama.limits import Limit, Meter, Period
-
-CEILING_S = 60.0
-PATIENT = Terms(answer_s=30.0, joining_s=0.0)
-DAY = limit(10**6, period=Period.DAY)
-SLOTS = limit(3, Meter.CONCURRENCY, Period.NOW)
-
-Start = Callable[..., Awaitable[RedisStore]]
-
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server: RedisServer) -> RedisServer:
-    running_server.say("FLUSHALL")
-    return running_server
-
-
-@pytest.fixture
-async def start(server: RedisServer) -> AsyncIterator[Start]:
-    """Starts another process' store."""
-    async with AsyncExitStack() as stores:
-
-        async def start(url: str = server.url, terms: Terms = PATIENT) -> RedisStore:
-            store = RedisStore(url, ZONE, terms=terms)
-            await stores.enter_async_context(store.running())
-            return store
-
-        yield start
+from parallama.limits import Limit, Period
 
 
 @pytest.fixture
 async def between(server: RedisServer) -> AsyncIterator[Between]:
     async with Between(server).running() as between:
         yield between
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(CEILING_S):
-        while not true():
-            await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def process(server: RedisServer, subject: UUID, amount: int, requests: int) -> AsyncIterator[Process]:
-    """One that is ready to reserve."""
-    script = Path(__file__).with_name("redis_many.py")
-    words = [server.url, "parallama", str(subject), str(amount), str(requests)]
-    one = await asyncio.create_subprocess_exec(sys.executable, script, *words, stdin=PIPE, stdout=PIPE)
-    try:
-        assert one.stdout is not None
-        assert await one.stdout.readline() == b"ready\n"
-        yield one
-    finally:
-        if one.returncode is None:
-            one.kill()
-        await one.wait()
-
-
-async def admitted(one: Process) -> int:
-    assert one.stdin is not None
-    assert one.stdout is not None
-    one.stdin.write(b"\n")
-    return int(await one.stdout.readline())
-
-
-# several processes
-
-
-@pytest.mark.parametrize("amount", [1, 50, 200])
-async def test_of_200_at_once_from_3_processes_exactly_as_many_as_allowed_are_admitted(
-    server: RedisServer, start: Start, amount: int
-) -> None:
-    rig, subject = Rig(await start()), uuid4()
-    async with AsyncExitStack() as stack:
-        three = [await stack.enter_async_context(process(server, subject, amount, n)) for n in (67, 67, 66)]
-        assert sum(await asyncio.gather(*(admitted(one) for one in three))) == amount
-        assert await rig.sums(limit(amount, subject=subject)) == (0, amount)
-
-
-async def test_who_is_killed_loses_its_slots_and_no_more(server: RedisServer, start: Start) -> None:
-    store, subject = await start(), uuid4()
-    rig, others = Rig(store), server.names("alive")
-    slots, hour = limit(3, Meter.CONCURRENCY, Period.NOW, subject=subject), limit(3, subject=subject)
-    async with process(server, subject, 3, 3) as one:
-        assert await admitted(one) == 3
-        held = server.names("held")
-        one.kill()
-        await one.wait()
-    await rig.refused(slots)
-    server.say("DEL", *(server.names("alive") - others))  # as when 30 seconds pass
-    await rig.granted(slots)
-    assert await rig.sums(hour) == (0, 3)
-    for name in held:  # as who adopts its journal does
-        store.settle(UUID(name.rpartition(":")[2]), Spent(0, 1))
-    await store.paid()
-    assert await rig.sums(hour) == (3, 0)
-
-
-async def test_who_was_taken_for_dead_gets_its_slots_back(server: RedisServer, start: Start) -> None:
-    sleeper, other = await start(), await start()
-    id, _ = await Rig(sleeper).granted(SLOTS)
-    (slots,) = (name for name in server.names("count") if name.endswith(":concurrency:now:"))
-    server.say("DEL", slots, *server.names("alive"))
-    await until(lambda: slots in server.names("count"))
-    assert await Rig(other).sums(SLOTS) == (0, 1)
-    sleeper.cancel(id)
-    await sleeper.paid()
-    assert await Rig(other).sums(SLOTS) == (0, 0)
-
-
-async def test_the_clock_that_counts_is_that_of_redis(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = await start()
-    monkeypatch.setattr(redis_windows.time, "time", lambda: 1_000_000_000.0)
-    wrong = await start()
-    for period in (Period.HOUR, Period.DAY, Period.MONTH):
-        rule = limit(5, period=period)
-        await Rig(wrong).used(rule)
-        one, other = await Rig(wrong).standing(rule), await Rig(right).standing(rule)
-        assert one == other
-        assert one.used == 1
-
-
-async def test_every_key_has_the_tag_and_an_end(server: RedisServer, start: Start) -> None:
-    store = await start()
-    rig = Rig(store)
-    minute, month = limit(9, period=Period.MINUTE), limit(9, period=Period.MONTH)
-    await rig.granted([minute, month, DAY, SLOTS])
-    await rig.used([minute, month, DAY, SLOTS])
-    await rig.reset(limit(9, subject=uuid4()), minute)
-    await store.paid()
-    names = server.names()
-    assert names >= {*server.names("alive"), *server.names("count"), *server.names("held"), *server.names("done")}
-    assert len(names) >= 5 + 1 + 1 + 1 + 1
-    for key in names:
-        assert key.startswith("parallama:{ledger}:")
-        assert int(server.say("TTL", key)[1:]) > 0, key
-
-
-# Redis breaks
 
 
 class Truth:
@@ -184,7 +44,7 @@ class Truth:
                 continue
             if not isinstance(answer, Unknown):
                 break
-            now = window(self.rule.scope.period, _now(), ZONE).start
+            now = window(self.rule.scope.period, time.time(), ZONE).start
             store.seed({counter: [(now, self.ended)] for counter in answer.counters})
         if not isinstance(answer, Grant):
             return None
@@ -199,10 +59,6 @@ class Truth:
             await asyncio.sleep(0.001)
             self.ended += 1
             store.settle(id, Spent(0, 1))
-
-
-def _now() -> float:
-    return redis_windows.time.time()
 
 
 async def test_an_emptied_redis_under_load_lets_nobody_over_a_limit(server: RedisServer, start: Start) -> None:
@@ -221,6 +77,19 @@ async def test_an_emptied_redis_under_load_lets_nobody_over_a_limit(server: Redi
     used, reserved = await Rig(stores[0]).sums(truth.rule)
     assert reserved == 0
     assert used >= truth.admitted
+
+
+async def test_an_emptied_redis_admits_nobody_before_all_have_said_what_they_hold(
+    server: RedisServer, start: Start
+) -> None:
+    terms = Terms(answer_s=5.0, joining_s=2.0)
+    one, idle = await start(terms=terms), await start(terms=terms)
+    truth = Truth(limit(1, period=Period.MONTH))
+    assert await truth.ask(idle)
+    await asyncio.gather(one.standings([truth.rule]), idle.standings([truth.rule]))
+    server.say("FLUSHALL")
+    assert await truth.ask(one) is None
+    assert await Rig(one).sums(truth.rule) == (0, 1)
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["empty", "with old counts"])
@@ -244,7 +113,7 @@ async def test_a_redis_that_was_killed_gets_back_what_is_under_way(saved: bool) 
             await asyncio.gather(one.ready(), other.ready())
             answer = await one.reserve(uuid4(), [rule], ONE)
             assert isinstance(answer, Unknown)
-            await rig.seed(rule.counter, used=[(_now(), 2)])
+            await rig.seed(rule.counter, used=[(time.time(), 2)])
             assert (await rig.sums(rule), await rig.sums(SLOTS)) == ((2, 2), (0, 2))
             one.settle(held[0][0], Spent(0, 1))
             other.cancel(held[1][0])

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import count
 
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
-from redis_server import RedisServer, redis_server
+from redis_server import RedisServer
+from redis_stores import PATIENT
 from store_machine import StoreMachine
 from store_rig import ZONE, Clock, Rig
 from store_suite import StoreSuite
 
-from parallama.ledger.redis_session import Terms
 from parallama.ledger.redis_store import RedisStore
 
-PATIENT = Terms(answer_s=30.0, joining_s=0.0)
 _prefixes = (f"test{number}" for number in count())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
 
 
 @pytest.fixture
