@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from redis_server import redis_server
 
-from parallama.db.redis import ping
+from parallama.db.redis import connected, options_of, ping
 from parallama.errors import ConfigError, Unavailable
 
 CEILING_S = 30.0
@@ -81,3 +82,48 @@ async def test_a_refused_password_is_not_repeated() -> None:
         with pytest.raises(Unavailable) as refused:
             await ping(f"redis://:s3cret@{address}/0?protocol=2")
         assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [("http://:s3cret@localhost/0", "must be redis://"), ("redis://:s3cret@localhost/0?protocol=3", "protocol")],
+)
+def test_a_url_that_nobody_can_connect_to_is_refused_at_once(url: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as wrong:
+        options_of(url)
+    assert "s3cret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("talk", [silence, nonsense])
+async def test_a_connection_to_one_that_hangs_or_is_none_is_given_up(talk: Talk) -> None:
+    async with redis(talk) as (address, left):
+        with pytest.raises(Unavailable, match=r"^Redis"):
+            async with connected(options_of(f"redis://{address}/0")):
+                pass
+        await asyncio.wait_for(left.wait(), CEILING_S)
+
+
+async def test_what_is_asked_together_is_answered_in_its_order() -> None:
+    with redis_server() as server:
+        async with connected(options_of(server.url)) as connection:
+            answers = [connection.ask("ECHO", number) for number in range(1000)]
+            answers[500].cancel()
+            wrong, last = connection.ask("NONSENSE"), connection.ask("PING")
+            assert await last == b"PONG"
+            assert [await answer for answer in answers[:500]] == [b"%d" % number for number in range(500)]
+            with pytest.raises(Unavailable, match="NONSENSE"):
+                await wrong
+            server.kill()
+            with pytest.raises(Unavailable):
+                await connection.ask("PING")
+
+
+async def test_a_password_opens_a_server_that_has_one() -> None:
+    with redis_server() as server:
+        server.say("CONFIG", "SET", "requirepass", "s3cret")
+        with pytest.raises(Unavailable) as refused:
+            async with connected(options_of(server.url)):
+                pass
+        assert "NOAUTH" in str(refused.value)
+        async with connected(options_of(server.url.replace("unix://", "unix://:s3cret@") + "?db=3")) as connection:
+            assert b" db=3 " in await connection.ask("CLIENT", "LIST")

@@ -27,6 +27,8 @@ _LIMIT_S = 1.0
 _OPTIONS = {"connection_class", "db", "host", "password", "path", "port", "ssl_ca_certs", "username"}
 
 Word = str | bytes | int | float
+Options = Mapping[str, Any]
+"""Of a connection."""
 
 
 def script(*names: str) -> str:
@@ -117,9 +119,8 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
-    """A connection, logged in. Raises Unavailable after a second, ConfigError for a bad URL."""
-    options = _options(url)
+async def connected(options: Options) -> AsyncIterator[Connection]:
+    """A connection, logged in. Raises Unavailable after a second."""
     connection: Connection | None = None
     try:
         try:
@@ -136,7 +137,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
             connection.abort()
 
 
-async def _connect(options: Mapping[str, Any]) -> Connection:
+async def _connect(options: Options) -> Connection:
     loop = asyncio.get_running_loop()
     if (path := options.get("path")) is not None:
         _, connection = await loop.create_unix_connection(Connection, path)
@@ -146,22 +147,22 @@ async def _connect(options: Mapping[str, Any]) -> Connection:
     return connection
 
 
-async def _log_in(connection: Connection, options: Mapping[str, Any]) -> None:
+async def _log_in(connection: Connection, options: Options) -> None:
     if password := options.get("password"):
         await connection.ask("AUTH", options.get("username") or "default", password)
     await connection.ask("SELECT", options.get("db", 0))
 
 
-def _tls(options: Mapping[str, Any]) -> ssl.SSLContext | None:
+def _tls(options: Options) -> ssl.SSLContext | None:
     if not options["connection_class"].__name__.startswith("SSL"):
         return None
     return ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
 
 
-def _options(url: str) -> Mapping[str, Any]:
-    """As redis-py reads them."""
+def options_of(url: str) -> Options:
+    """How to connect, as redis-py reads it. Raises ConfigError."""
     try:
-        options: Mapping[str, Any] = {"connection_class": type(None), **parse_url(url)}
+        options: Options = {"connection_class": type(None), **parse_url(url)}
     except ValueError as error:
         raise _bad_url() from error
     if unknown := options.keys() - _OPTIONS:

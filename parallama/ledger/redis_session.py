@@ -18,7 +18,7 @@ from hashlib import sha1
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from parallama.db.redis import Connection, Word, connected, script
+from parallama.db.redis import Connection, Word, connected, options_of, script
 from parallama.errors import Unavailable
 from parallama.ledger.redis_debts import Debts, Reply
 from parallama.ledger.redis_windows import Windows
@@ -59,7 +59,7 @@ class Session:
         """What this process has reserved."""
         self.debts = Debts(self._send, self._outcome)
         """What Redis has not acknowledged yet."""
-        self._url, self._now, self._terms = url, now, terms
+        self._server, self._now, self._terms = options_of(url), now, terms
         self._key, self._instance = f"{prefix}:{{ledger}}:epoch", uuid4().hex
         self._windows = Windows(zone)
         self._connection: Connection | None = None
@@ -117,7 +117,7 @@ class Session:
     async def _keep(self) -> None:
         while True:
             try:
-                async with connected(self._url) as connection:
+                async with connected(self._server) as connection:
                     await self._stay(connection)
             except (Unavailable, Uncountable, TimeoutError) as error:
                 if not self._away:

@@ -15,7 +15,7 @@ from uuid import UUID
 from parallama.db.redis import Word
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
-from parallama.ledger.redis_words import granted, name, standing, standings
+from parallama.ledger.redis_words import by_second, granted, name, standing, standings
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
 from parallama.limits import Counter, Limit
 
@@ -39,7 +39,8 @@ class RedisStore:
         now: Callable[[], float] | None = None,
         terms: Terms = _ANY,
     ) -> None:
-        """`zone` is that of the calendar; keys begin with `prefix`; `now` tells Unix seconds in place of Redis."""
+        """`zone` is that of the calendar; keys begin with `prefix`; `now` tells Unix seconds in place of Redis. Raises
+        ConfigError for a `url` that cannot be used."""
         self.overrun = 0
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
         self._session = Session(url, zone, prefix, now, terms)
@@ -108,9 +109,8 @@ class RedisStore:
         """As Store says. If it does not arrive, the counters are still unknown."""
         words: list[Word] = [len(used)]
         for counter, amounts in used.items():
-            words += (*name(counter), len(amounts))
-            for second, amount in sorted(amounts):
-                words += (repr(second), amount)
+            seconds = by_second(amounts)
+            words += (*name(counter), len(seconds), *(word for pair in seconds for word in pair))
         self._session.tell("seed", *words)
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:

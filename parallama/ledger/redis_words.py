@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import floor
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,6 +34,14 @@ def name(counted: Limit | Counter) -> tuple[str, str, str]:
     # the model comes last: it may hold any character
     text = f"{counted.subject.hex}:{gateway}:{meter.value}:{period.value}:{'' if model is None else '=' + model}"
     return text, period.value, meter.value
+
+
+def by_second(amounts: Iterable[tuple[float, int]]) -> Sequence[tuple[int, int]]:
+    """In their order. No window begins in the middle of a second."""
+    sums: dict[int, int] = {}
+    for moment, amount in amounts:
+        sums[floor(moment)] = sums.get(floor(moment), 0) + amount
+    return sorted(sums.items())
 
 
 def granted(limits: Sequence[Limit], output: int, weight: float, figures: Sequence[int]) -> Held:

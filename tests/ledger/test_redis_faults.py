@@ -122,7 +122,7 @@ async def test_a_redis_that_was_killed_gets_back_what_is_under_way(saved: bool) 
 
 
 async def test_a_redis_that_hangs_is_not_waited_for_and_loses_nothing(server: RedisServer, start: Start) -> None:
-    store, other = await start(terms=Terms(0.05, 0.0)), await start()
+    store, other = await start(terms=Terms(0.4, 0.0)), await start()
     rig, rule = Rig(other), limit(10**6, period=Period.MONTH)
     await rig.seed(rule.counter)
     granted = [await Rig(store).granted(rule) for _ in range(5)]
@@ -167,7 +167,7 @@ async def test_a_settlement_whose_answer_is_lost_counts_once(between: Between, s
 
 
 async def test_a_slow_redis_is_asked_no_more_until_it_is_fast(between: Between, start: Start) -> None:
-    store, other = await start(between.url, Terms(0.05, 0.0)), await start()
+    store, other = await start(between.url, Terms(0.4, 0.0)), await start()
     await Rig(other).seed(DAY.counter)
     await Rig(store).used(DAY)
     between.open.clear()
