@@ -239,3 +239,14 @@ async def test_a_place_that_cannot_be_had_is_the_operators_error(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"the journal cannot be written in .*file"):
         async with Journal(place, "one", UsageSettings()).running():
             pass
+
+
+async def test_much_that_is_open_does_not_make_every_entry_begin_a_file(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, journal_mb=1, sync_ms=3_600_000) as journal:
+        while not journal.full:
+            row = make_row()
+            journal.admit(admitted(row), lambda row=row: reached(row))  # type: ignore[misc]
+        before = len(list(journal.segments))
+        for _ in range(20):
+            journal.final(make_row())
+        assert len(list(journal.segments)) <= before + 1
