@@ -34,6 +34,8 @@ _TOGETHER = 1000
 """Exchanges in one entry of progress."""
 _MOST_LATE = 100_000
 """Rows of refusals that wait in memory for a disk that takes nothing."""
+_MOST_TIMES = 2
+"""The quota, beyond which refusals are counted only: clients that try again and again must not fill the disk."""
 _SYNC_S = 10.0
 """Longest wait for the disk."""
 
@@ -105,7 +107,8 @@ class Journal:
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        if len(self._late) >= _MOST_LATE and row.id not in self._open:
+        crowded = len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
+        if crowded and row.id not in self._open:
             self.lost += 1
             return
         self.finals += 1

@@ -120,6 +120,19 @@ async def test_at_its_quota_nothing_begins_until_something_is_read_but_what_has_
         begin(journal, make_row())
 
 
+async def test_refusals_do_not_fill_the_disk_but_what_has_begun_ends(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, journal_mb=1) as journal:
+        running = begin(journal, make_row())
+        while not journal.lost:
+            journal.final(make_row())  # a 503: it never began
+        size, finals = journal.taken, journal.finals
+        assert 2 << 20 <= size < (2 << 20) + 4096
+        journal.final(make_row())
+        assert (journal.lost, journal.taken, journal.finals) == (2, size, finals)
+        journal.final(running)
+        assert rows_in(journal.home)[-1] == running
+
+
 async def test_the_journals_of_other_processes_count_for_the_quota(tmp_path: Path) -> None:
     async with journal_in(tmp_path, journal_mb=1) as journal:
         journal.elsewhere = 1 << 20
