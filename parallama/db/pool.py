@@ -89,7 +89,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[Connection]:
-        """One connection for the block, at most `limit_s` seconds (default: `database.command_s`) for the whole of it.
+        """One connection for the block, which may take `limit_s` seconds (default: `database.command_s`).
 
         Raises Unavailable when none can be had, when it breaks, or when the time is up; asyncpg's own errors about
         the statement itself pass.
@@ -98,7 +98,7 @@ class Database:
             raise RuntimeError("the database is not running")
         seconds = self._settings.command_s if limit_s is None else limit_s
         try:
-            async with asyncio.timeout(seconds), _lent(self._pool, min(seconds, self._settings.acquire_s)) as one:
+            async with _lent(self._pool, min(seconds, self._settings.acquire_s)) as one, asyncio.timeout(seconds):
                 yield one
         except GONE as error:
             raise Unavailable("the database does not answer") from error

@@ -6,6 +6,7 @@ caller may do is asked of the Caller.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -82,6 +83,8 @@ class Callers:
         self._unknown: Recent[bytes, Refusal] = Recent(auth.cache_entries)
         self._used = LastUse(database, auth.cache_entries, flush_s)
         self._generation = 0
+        self._asking: dict[tuple[bytes, int], asyncio.Task[Standing | Refusal]] = {}
+        """By digest and generation: who asks for the same at the same time asks once."""
 
     async def identify(
         self,
@@ -148,8 +151,12 @@ class Callers:
         """Make the anonymous user where callers may be it, and write the last use of keys every `flush_s`."""
         if (await self._look_up_accepted(limit_s=None)).anonymous:
             await Users(self._database).ensure(ANONYMOUS)
-        async with self._used.running():
-            yield self
+        try:
+            async with self._used.running():
+                yield self
+        finally:
+            for asking in self._asking.values():
+                asking.cancel()
 
     def _forget_digest(self, digest: bytes) -> None:
         self._known.pop(digest, None)
@@ -173,7 +180,7 @@ class Callers:
 
     async def _look_up(self, digest: bytes, text: str | None, claims: Claims | None) -> _Known:
         generation = self._generation
-        standing = await self._standing(digest, text, claims)
+        standing = await self._asked(digest, text, claims)
         current = generation == self._generation
         if isinstance(standing, Refusal):
             if current:
@@ -183,6 +190,16 @@ class Callers:
         if current:
             self._known.put(digest, known)
         return known
+
+    async def _asked(self, digest: bytes, text: str | None, claims: Claims | None) -> Standing | Refusal:
+        """As `_standing`, which goes on when who asked first has left: others may wait for it."""
+        key = (digest, self._generation)
+        if (asking := self._asking.get(key)) is None:
+            looking = self._standing(digest, text, claims)
+            self._asking[key] = asking = asyncio.get_running_loop().create_task(looking, name="credential")
+            asking.add_done_callback(lambda _: self._asking.pop(key))
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(asking)
 
     async def _standing(self, digest: bytes, text: str | None, claims: Claims | None) -> Standing | Refusal:
         ask = self._database.fetchrow

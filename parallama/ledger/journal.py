@@ -1,8 +1,8 @@
 """The journal of a process: what becomes of every exchange is on disk before the client has the last of its answer.
 
-One directory a process, `journal/<instance>/`, locked while the process lives; in it segments of records as `frames.py`
-has them. Written at once, so that a killed process loses nothing; on the disk itself within `sync_ms`, so that a power
-cut loses no more than that.
+One directory a process, `journal/<instance>/`, locked while the process lives; the lock says how far its rows are
+stored. In it segments of records as `frames.py` has them. Written at once, so that a killed process loses nothing; on
+the disk itself within `sync_ms`, so that a power cut loses no more than that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from parallama.exchange import UsageRecord
 from parallama.ledger import entries
 from parallama.ledger.entries import Reached
 from parallama.ledger.frames import framed
-from parallama.ledger.segments import Segments, sync_directory
+from parallama.ledger.segments import Segment, Segments, sync_directory, written
 
 LOCK = "lock"
 
@@ -34,6 +34,8 @@ _TOGETHER = 1000
 """Exchanges in one entry of progress."""
 _MOST_LATE = 100_000
 """Rows of refusals that wait in memory for a disk that takes nothing."""
+_MOST_TIMES = 2
+"""The quota, beyond which refusals are counted only: clients that try again and again must not fill the disk."""
 _SYNC_S = 10.0
 """Longest wait for the disk."""
 
@@ -75,11 +77,13 @@ class Journal:
         self._stopping = False
         self._progress_at = 0.0
         self._trouble: str | None = None
+        self._homeless = False
+        """Whether the directory was removed, and cannot be made again."""
 
     @property
     def full(self) -> bool:
         """Whether no exchange may begin: the disk takes nothing, or the journals have grown to their quota."""
-        return bool(self._late) or self.taken >= self._quota
+        return bool(self._late) or self._homeless or self.taken >= self._quota
 
     @property
     def taken(self) -> int:
@@ -103,11 +107,18 @@ class Journal:
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        if len(self._late) >= _MOST_LATE and row.id not in self._open:
+        crowded = len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
+        if crowded and row.id not in self._open:
             self.lost += 1
             return
         self.finals += 1
         self._write(entries.final(row), row.id)
+
+    def stored(self, segment: Segment) -> None:
+        """The rows of the segment are stored as far as it is read. Whoever takes over does not store them again, which
+        would count them twice in the sums once they were dropped for their age."""
+        with suppress(OSError):  # not a full disk: the bytes are there
+            os.pwrite(self._lock, written(segment.place), 0)
 
     async def synced(self) -> None:
         """Until all that is written by now is on the disk itself. Raises Unavailable when the disk takes too long."""
@@ -140,15 +151,42 @@ class Journal:
                 self._end()
 
     def _begin(self) -> None:
-        # under its name only when it is locked: nobody may take it for one that was left
-        unlocked = self.home.with_name(f".{self.home.name}")
-        unlocked.mkdir(mode=0o700, parents=True)
-        self._lock = os.open(unlocked / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unlocked.rename(self.home)
+        self._make_home()
         self.segments.begin()
         for above in self.home.parents[:2]:
             sync_directory(above)
+
+    def _make_home(self) -> None:
+        # under its name only when it is locked: nobody may take it for one that was left
+        unlocked = self.home.with_name(f".{self.home.name}")
+        unlocked.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(unlocked / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, written(("", 0)), 0)
+            unlocked.rename(self.home)
+        except OSError:
+            os.close(lock)
+            raise
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = lock
+
+    def _stay(self) -> None:
+        """When the directory, or the file that is written to, was removed or put elsewhere: make another."""
+        if self.segments.in_place:
+            self._homeless = False
+            return
+        try:
+            if not self.home.exists():
+                self._make_home()
+            self.segments.begin()
+        except OSError as error:
+            self._homeless = True
+            self._tell(f"the journal was removed, and cannot be made again: {error.strerror}")
+        else:
+            self._homeless = False
+            _log.error("the journal was removed, and is made again")
 
     def _end(self) -> None:
         self.segments.close()
@@ -203,6 +241,7 @@ class Journal:
                 async with asyncio.timeout(self._sync_s):
                     await self._wake.wait()
             self._wake.clear()
+            self._stay()
             self._catch_up()
             self._tell_progress()
             await self._sync()
@@ -226,7 +265,7 @@ class Journal:
             self._tell(f"the journal does not get to the disk itself: {error.strerror}")
             self._waiting = waiting + self._waiting
             return
-        if self._late:
+        if self._late or self._homeless:
             self._waiting = waiting + self._waiting
             return
         self._tell("the journal is full" if self.full else None)

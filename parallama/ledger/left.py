@@ -15,7 +15,7 @@ from parallama.exchange import UsageRecord
 from parallama.ledger.entries import Reader
 from parallama.ledger.frames import unframed
 from parallama.ledger.journal import LOCK
-from parallama.ledger.segments import SUFFIX
+from parallama.ledger.segments import SUFFIX, place_in
 
 
 def others(own: Path) -> dict[Path, int]:
@@ -39,19 +39,20 @@ def locked(home: Path) -> Iterator[bool]:
 
 
 def rows(home: Path, damaged: Callable[[Path], None]) -> Iterator[UsageRecord]:
-    """The rows of exchanges that ended, then those of exchanges that never did. `damaged` is told of each segment that
-    cannot be read to its end, or has entries that are none; the others are read all the same."""
-    reader = Reader()
+    """The rows that are not known to be stored: of exchanges that ended, then of those that never did. `damaged` is
+    told of each segment that cannot be read to its end, or has entries that are none; the others are read all the same.
+    """
+    reader, stored = Reader(), place_in((home / LOCK).read_bytes())
     for path in sorted(home.glob(f"*{SUFFIX}")):
         data = path.read_bytes()
         end, whole = 0, True
-        for entry, end in unframed(data):  # noqa: B007 (the last one's is needed)
+        for entry, end in unframed(data):
             try:
                 row = reader.read(entry)
             except ValueError:
                 whole = False
                 continue
-            if row is not None:
+            if row is not None and (path.name, end) > stored:
                 yield row
         if end < len(data) or not whole:
             damaged(path)

@@ -15,22 +15,36 @@ SUFFIX = ".log"
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
+Place = tuple[str, int]
+"""A file's name and an offset in it."""
+
 
 @dataclass(slots=True)
 class Segment:
     """One file of a journal."""
 
     path: Path
+    reading: int = -1
+    """The open file: its name may be taken from it."""
     size: int = 0
     """Bytes that are written whole."""
     read: int = 0
     """How far whoever reads it needs it no more."""
 
+    @property
+    def place(self) -> Place:
+        """How far it is read."""
+        return self.path.name, self.read
+
+    def close(self) -> None:
+        """It is not read any more."""
+        if self.reading >= 0:
+            os.close(self.reading)
+            self.reading = -1
+
     def next_bytes(self, most: int) -> bytes:
         """At most so many bytes of what is not read."""
-        with self.path.open("rb") as file:
-            file.seek(self.read)
-            return file.read(min(most, self.size - self.read))
+        return os.pread(self.reading, min(most, self.size - self.read), self.read)
 
 
 class Segments:
@@ -43,6 +57,8 @@ class Segments:
         self.bytes = 0
         """On disk."""
         self._number = 0
+        self._repeated = 0
+        """Bytes with which the last one began: it takes as much again before another begins."""
         self._file = -1
         self._complete: list[int] = []
         """Files that are not written to any more, but not known to be on the disk itself."""
@@ -52,13 +68,20 @@ class Segments:
         return iter(tuple(self._all))
 
     @property
+    def in_place(self) -> bool:
+        """Whether the file that is written to still has its name: else nobody finds it after this process."""
+        with suppress(OSError):
+            return os.path.samestat(os.stat(self._all[-1].path), os.fstat(self._file))
+        return False
+
+    @property
     def unread(self) -> int:
         """Bytes."""
         return sum(one.size - one.read for one in self._all)
 
     def append(self, record: bytes) -> None:
         """Raises OSError when the disk does not take it whole, and leaves nothing of it."""
-        if self._all[-1].size >= self._longest:
+        if self._all[-1].size >= max(self._longest, 2 * self._repeated):
             self.begin()
         _put(self._file, self._all[-1], record)
         self.bytes += len(record)
@@ -70,14 +93,16 @@ class Segments:
         segment = Segment(self._home / f"{self._number:08}{SUFFIX}")
         file = os.open(segment.path, _NEW, 0o600)
         try:
+            segment.reading = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
             _put(file, segment, b"".join(self._opening()))
         except OSError:
             os.close(file)
+            segment.close()
             segment.path.unlink(missing_ok=True)
             raise
         if self._file >= 0:
             self._complete.append(self._file)
-        self._file = file
+        self._file, self._repeated = file, segment.size
         self._all.append(segment)
         self.bytes += segment.size
         self._unsynced = self._unnamed = True
@@ -86,6 +111,7 @@ class Segments:
         """Delete those that are complete and read."""
         while len(self._all) > 1 and self._all[0].read == self._all[0].size:
             segment = self._all.popleft()
+            segment.close()
             segment.path.unlink(missing_ok=True)
             self.bytes -= segment.size
 
@@ -109,6 +135,8 @@ class Segments:
         for file in (*self._complete, self._file):
             if file >= 0:
                 os.close(file)
+        for segment in self._all:
+            segment.close()
         self._complete, self._file = [], -1
 
     def remove(self) -> None:
@@ -140,3 +168,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def written(place: Place) -> bytes:
+    """How a journal's lock says to where its rows are stored; always as long, so that a full disk takes it."""
+    return b"%-16s%016d" % (place[0].encode(), place[1])
+
+
+def place_in(data: bytes) -> Place:
+    """What `written` has made; the beginning of all where there is none."""
+    name, offset = data[:16].rstrip().decode("ascii", "replace"), data[16:32]
+    return (name, int(offset)) if len(offset) == 16 and offset.isdigit() else ("", 0)

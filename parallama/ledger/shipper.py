@@ -180,6 +180,7 @@ class Shipper:
             self._damage(segment.path)
         segment.read += end if whole else segment.size - segment.read
         self._shipped += len(finals)
+        self.journal.stored(segment)
 
     async def _sweep(self) -> None:
         """Take over the journals of processes that are no more, every 10 seconds."""

@@ -116,7 +116,7 @@ class Conversation:
         _conclude(exchange, codec, head)
         if codec.context_full is not None:
             answer.put(_context(codec))
-        ledger.close(answer.held + len(last))
+        self._close(ledger, len(last))
         if ledger.strict:
             await ledger.secure()
         await answer.write(last)
@@ -162,11 +162,16 @@ class Conversation:
         if exchange.closed or not _complete(codec):
             return data
         _conclude(exchange, codec, head)
-        ledger.close(self._answer.held + len(data))
+        self._close(ledger, len(data))
         if not ledger.strict:
             return data
         self._last = data
         return b""
+
+    def _close(self, ledger: Ledger, coming: int) -> None:
+        """Write the end down before the last so many bytes go out, with them perhaps the head."""
+        self._exchange.streamed = self._answer.streams
+        ledger.close(self._answer.held + coming)
 
     async def _beat(self) -> None:
         codec, answer = self._codec, self._answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -250,3 +251,32 @@ async def test_sums_by_the_hour_of_any_clock_are_those_of_the_rows(
         await eventually(lambda: shipper.pending == 0)
     assert await count(database) == len(moments)
     await sums_agree(database, zone)
+
+
+async def test_rows_that_were_stored_and_dropped_for_their_age_are_not_summed_again(
+    database: Database, tmp_path: Path
+) -> None:
+    old = make_row(datetime.now(UTC) - timedelta(days=40))
+    home = tmp_path / "0-left"
+    async with shipping(database, tmp_path, storage_days=0) as (journal, shipper):
+        journal.final(old)
+        journal.final(young := make_row())
+        await eventually(lambda: shipper.pending == 0)
+        journal.admit(admitted(open_ := make_row()), lambda: reached(open_))
+        journal.final(late := make_row())
+        await eventually(lambda: shipper.pending == 0)
+        journal.final(last := make_row())
+        shutil.copytree(journal.home, home)
+        await eventually(lambda: shipper.pending == 0)
+    assert left_rows(home) == [last.id, open_.id]
+    await database.fetch(Query("forget", (), "SELECT usage_forget(now() - interval '30 days')"))
+    await adopt(database, tmp_path, home)
+    assert {row["id"] for row in await stored(database)} == {young.id, late.id, last.id, open_.id}
+    sums = await database.fetchrow(Query("sums", (), "SELECT sum(requests)::int FROM usage_hours"))
+    assert sums is not None
+    assert sums[0] == 5
+
+
+def left_rows(home: Path) -> list[Any]:
+    """The ids of the rows that whoever takes over stores."""
+    return [row.id for row in left.rows(home, lambda path: pytest.fail(str(path)))]

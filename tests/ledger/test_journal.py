@@ -120,6 +120,19 @@ async def test_at_its_quota_nothing_begins_until_something_is_read_but_what_has_
         begin(journal, make_row())
 
 
+async def test_refusals_do_not_fill_the_disk_but_what_has_begun_ends(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, journal_mb=1) as journal:
+        running = begin(journal, make_row())
+        while not journal.lost:
+            journal.final(make_row())  # a 503: it never began
+        size, finals = journal.taken, journal.finals
+        assert 2 << 20 <= size < (2 << 20) + 4096
+        journal.final(make_row())
+        assert (journal.lost, journal.taken, journal.finals) == (2, size, finals)
+        journal.final(running)
+        assert rows_in(journal.home)[-1] == running
+
+
 async def test_the_journals_of_other_processes_count_for_the_quota(tmp_path: Path) -> None:
     async with journal_in(tmp_path, journal_mb=1) as journal:
         journal.elsewhere = 1 << 20
@@ -239,3 +252,14 @@ async def test_a_place_that_cannot_be_had_is_the_operators_error(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"the journal cannot be written in .*file"):
         async with Journal(place, "one", UsageSettings()).running():
             pass
+
+
+async def test_much_that_is_open_does_not_make_every_entry_begin_a_file(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, journal_mb=1, sync_ms=3_600_000) as journal:
+        while not journal.full:
+            row = make_row()
+            journal.admit(admitted(row), lambda row=row: reached(row))  # type: ignore[misc]
+        before = len(list(journal.segments))
+        for _ in range(20):
+            journal.final(make_row())
+        assert len(list(journal.segments)) <= before + 1

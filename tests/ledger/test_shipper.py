@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from journals import journal_in, rows_in, shipping
+from journals import journal_in, reached, rows_in, shipping
 from sums import sums_agree
 from usage_rows import count, eventually, ids, make_row, store
 from wire import Wire
@@ -336,3 +337,40 @@ async def test_a_reader_that_holds_an_old_day_keeps_no_row_waiting(
         await reader.close()
     assert await count(database) == 2
     assert caplog.messages == ["old usage rows are not dropped yet: LockNotAvailableError"]
+
+
+async def test_a_journal_that_is_removed_loses_nothing_and_is_made_again(database: Database, tmp_path: Path) -> None:
+    directory, rows = tmp_path / "journal", [make_row() for _ in range(3)]
+    async with shipping(database, directory) as (journal, shipper):
+        shutil.rmtree(directory)
+        journal.final(rows[0])
+        await eventually(lambda: shipper.pending == 0)
+        await eventually(lambda: journal.segments.in_place)
+        journal.final(rows[1])
+        await eventually(lambda: shipper.pending == 0)
+        directory.rename(tmp_path / "elsewhere")
+        await eventually(lambda: journal.segments.in_place)
+        journal.admit(rows[2], lambda: reached(rows[2]))
+        assert [row.id for row in rows_in(journal.home)] == [rows[2].id]
+        journal.final(rows[2])
+        await eventually(lambda: shipper.pending == 0)
+    assert await ids(database) == [row.id for row in rows]
+    assert list(directory.iterdir()) == []
+    await sums_agree(database)
+
+
+async def test_nothing_begins_while_a_removed_journal_cannot_be_made_again(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    async with journal_in(directory) as journal:
+        shutil.rmtree(directory)
+        directory.touch()
+        await eventually(lambda: journal.full)
+        directory.unlink()
+        await eventually(lambda: not journal.full)
+        assert journal.home.is_dir()
+        directory.rename(elsewhere := tmp_path / "elsewhere")
+        directory.touch()
+        await eventually(lambda: journal.full)
+        directory.unlink()
+        elsewhere.rename(directory)
+        await eventually(lambda: not journal.full)
