@@ -25,6 +25,7 @@ from parallama.admin.http import add_operations, guarded
 from parallama.admin.openapi import openapi
 from parallama.admin.state_views import state_views
 from parallama.admin.table import operations
+from parallama.admin.usage import usage_operations
 from parallama.admin.viewer import viewer
 from parallama.admin.views import View
 from parallama.config import AuthSettings, Settings
@@ -128,7 +129,8 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
         _mount(app, family, relay, books, callers)
     settle = books.settle
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
-    every = _add_api(app, settings, database, tokens, callers, gateways, listener)
+    usage = usage_operations(database, settings.timezone, settings.limits.weights)
+    every = _add_api(app, settings, database, tokens, callers, [*gateways, *usage], listener)
     status = state.status(families, pool, traffic, settle)
     scrape = state.metrics(metrics, journal, shipper, database, listener, store, settle)
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
@@ -176,7 +178,7 @@ def _add_api(
     database: Database,
     tokens: AccessTokens,
     callers: Callers,
-    gateways: Sequence[Operation],
+    more: Sequence[Operation],
     listener: Listener,
 ) -> Sequence[Operation]:
     """Logins, `/me` and the admin API, with what keeps them."""
@@ -184,7 +186,7 @@ def _add_api(
     logins = Logins(database, auth, passwords, tokens)
     for part in (passwords.running, Sessions(database, SERVER, auth).running):
         app.cleanup_ctx.append(_entered(part))
-    every = operations(database, auth, settings.relay.forward_headers, passwords, logins, gateways)
+    every = operations(database, auth, settings.relay.forward_headers, passwords, logins, more)
     add_operations(app, every, callers, listener.caught_up)
     return every
 

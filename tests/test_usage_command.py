@@ -25,6 +25,8 @@ from parallama.exchange import UsageRecord
 from parallama.ledger.usage import FIELDS, TOTALS
 
 Answer = subprocess.CompletedProcess[str]
+_REPORT = ("report", "--user", "nobody")
+
 Run = Callable[..., Awaitable[Answer]]
 
 
@@ -98,6 +100,46 @@ async def test_show_prints_today_and_this_hour(run: Run, rows: list[UsageRecord]
     assert "324" in table.stdout
 
 
+async def test_show_says_what_limits_leave(run: Run, database: Database) -> None:
+    async with database.connection() as one:
+        alice = await one.fetchval("INSERT INTO users (username) VALUES ('alice') RETURNING id")
+        await one.execute(
+            "INSERT INTO limits (user_id, gateway, meter, period, amount) VALUES ($1, '*', 'total_tokens', 'day', 400)",
+            alice,
+        )
+    await store(database, [make_row(user_id=alice)])
+    today = (await parsed(run("show", "alice", "--json")))["gateways"]["ollama"]["today"]
+    assert (today["remaining_tokens"], today["remaining_requests"]) == (76, None)
+    table = (await run("show", "alice")).stdout
+    assert "remaining_tokens" in table
+    assert "76" in table
+
+
+async def test_report_totals_the_days_asked_for(run: Run, rows: list[UsageRecord]) -> None:
+    lines = await parsed(run("report", "--json"))
+    assert [(line["user"], line["gateway"], line["model"], line["requests"]) for line in lines] == [
+        ("alice", "ollama", "llama3.2", 2),
+        ("alice", "openai", "qwen3:8b", 1),
+        ("bob", "ollama", "llama3.2", 1),
+    ]
+    old = rows[0].created_at.date()
+    days = ("--start-date", str(old - timedelta(days=1)), "--end-date", str(old + timedelta(days=1)))
+    (line,) = await parsed(run("report", *days, "--format", "json", "--group-by", "user"))
+    assert (line["user"], line["requests"], line["gateway"]) == ("alice", 1, None)
+    assert await parsed(run("report", *days, "--gateway", "openai", "--json")) == []
+    table = await run("report", "--user", "bob", "--group-by", "user,node")
+    assert "node-1" in table.stdout
+    assert "alice" not in table.stdout
+
+
+async def test_report_as_csv_has_the_columns_asked_for(run: Run, rows: list[UsageRecord]) -> None:
+    answer = await run("report", "--format", "csv", "--group-by", "gateway,user", "--gateway", "openai")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    head, line, end = answer.stdout.split("\r\n")
+    assert head.startswith("user,gateway,requests,ok,")
+    assert (line.startswith("alice,openai,1,1,0,0,0,26,0,26,"), end) == (True, "")
+
+
 async def test_list_prints_one_object_a_request_oldest_first(run: Run, rows: list[UsageRecord]) -> None:
     old, first, second, _ = (str(row.id) for row in rows)
     listed = await parsed(run("list", "alice", "--json"))
@@ -133,7 +175,13 @@ async def test_a_user_without_rows_has_an_empty_list_and_an_unknown_one_is_an_er
     assert await parsed(run("show", "idle", "--json")) == {"gateways": {}}
     assert await parsed(run("export", "idle")) == []
     assert (await run("list", "idle")).returncode == 0
-    for words in (("show", "nobody"), ("list", "nobody", "--json"), ("summary", "nobody"), ("export", "nobody")):
+    for words in (
+        ("show", "nobody"),
+        ("list", "nobody", "--json"),
+        ("summary", "nobody"),
+        ("export", "nobody"),
+        _REPORT,
+    ):
         failed = await run(*words)
         assert (failed.returncode, failed.stdout) == (1, "")
         assert failed.stderr == "Error: there is no user 'nobody'\n"
@@ -236,6 +284,8 @@ async def test_a_reader_that_has_seen_enough_ends_the_export_quietly(
         ("export", "alice", "--format", "xml"),
         ("list", "alice", "--days", "0"),
         ("show",),
+        ("report", "--start-date", "yesterday"),
+        ("report", "--format", "xml"),
     ],
 )
 async def test_wrong_usage_is_exit_code_2(run: Run, words: tuple[str, ...]) -> None:
@@ -244,5 +294,5 @@ async def test_wrong_usage_is_exit_code_2(run: Run, words: tuple[str, ...]) -> N
 
 def test_every_usage_command_has_a_help_line() -> None:
     assert {name: bool(command.help) for name, command in usage.commands.items()} == dict.fromkeys(
-        ("show", "list", "summary", "export"), True
+        ("show", "list", "summary", "report", "export"), True
     )

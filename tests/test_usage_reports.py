@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tracemalloc
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -17,9 +18,12 @@ from parallama.db import query
 from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.errors import NotFound
+from parallama.ledger.reports import Group, Place, ReportLine, Reports, Span, Which, place
 from parallama.ledger.usage import FIELDS, TOTALS, UsageReports, bounds
 
 BERLIN = "Europe/Berlin"
+ALICE = Which(user="alice")
+ANY, ALWAYS = Which(), Span()
 NOON = datetime(2026, 7, 15, 12, 30, tzinfo=UTC)
 
 MANY = """INSERT INTO usage (id, created_at, user_id, username, gateway, operation, estimated, duration_ms, status,
@@ -29,13 +33,13 @@ MANY = """INSERT INTO usage (id, created_at, user_id, username, gateway, operati
     FROM generate_series(1, $2::int) AS n"""
 
 
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 @pytest.fixture
 def reports(database: Database) -> UsageReports:
     return UsageReports(database, BERLIN)
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def window(requests: int, tokens: int) -> dict[str, int | None]:
@@ -56,11 +60,13 @@ async def test_show_counts_today_and_the_current_hour_by_gateway(reports: UsageR
         "ollama": {"today": window(3, 33), "current_hour": window(1, 11)},
         "openai": {"today": window(1, 0), "current_hour": window(1, 0)},
     }
-    assert await reports.show("alice", now=NOON) == {"gateways": expected}
-    assert await reports.show("ALICE", "openai", now=NOON) == {"gateways": {"openai": expected["openai"]}}
+    assert asdict(await reports.show(ALICE, now=NOON)) == {"gateways": expected}
+    assert asdict(await reports.show(Which(user="ALICE"), gateway="openai", now=NOON)) == {
+        "gateways": {"openai": expected["openai"]}
+    }
     nothing = {"today": window(0, 0), "current_hour": window(0, 0)}
-    assert await reports.show("alice", "other", now=NOON) == {"gateways": {"other": nothing}}
-    assert await reports.show("alice", now=NOON + timedelta(days=1)) == {"gateways": {}}
+    assert asdict(await reports.show(ALICE, gateway="other", now=NOON)) == {"gateways": {"other": nothing}}
+    assert asdict(await reports.show(ALICE, now=NOON + timedelta(days=1))) == {"gateways": {}}
 
 
 @pytest.mark.parametrize(
@@ -80,15 +86,15 @@ async def test_a_day_has_23_or_25_hours_when_the_clock_changes(
     await store(database, [before, first, last, after])
     listed = await reports.list("alice", days=1, now=at(now))
     assert [row["id"] for row in listed] == [str(first.id), str(last.id)]
-    shown = await reports.show("alice", now=at(now))
-    assert shown["gateways"]["ollama"]["today"]["total_requests"] == 2
+    shown = await reports.show(ALICE, now=at(now))
+    assert shown.gateways["ollama"].today.total_requests == 2
 
 
 async def test_the_hour_that_comes_twice_is_two_hours(reports: UsageReports, database: Database) -> None:
     for moment in ("2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"):
         await store(database, [make_row(at(moment))])
-        shown = await reports.show("alice", now=at(moment) + timedelta(minutes=15))
-        assert shown["gateways"]["ollama"]["current_hour"]["total_requests"] == 1
+        shown = await reports.show(ALICE, now=at(moment) + timedelta(minutes=15))
+        assert shown.gateways["ollama"].current_hour.total_requests == 1
 
 
 def test_seven_days_are_today_and_the_six_before_it() -> None:
@@ -161,7 +167,7 @@ async def test_an_unknown_user_is_an_error_and_a_deleted_one_is_not(reports: Usa
     assert len(await reports.list("gone", now=NOON)) == 1
     assert await reports.list("idle") == []
     assert await reports.summary("IDLE") == []
-    for ask in (reports.show, reports.list, reports.summary, reports.export):
+    for ask in (reports.user_id, reports.list, reports.summary, reports.export):
         with pytest.raises(NotFound, match="'nobody'"):
             await ask("nobody")
 
@@ -184,9 +190,14 @@ async def test_a_report_reads_sums_or_only_the_days_it_is_about(database: Databa
     since, until = bounds(UTC, 3, NOON)
     three_days = {"usage_20260713", "usage_20260714", "usage_20260715"}
     asked: dict[Query, tuple[tuple[object, ...], set[str]]] = {
-        queries.totals: (("alice", None, since, NOON, until), {"usage_hours"}),
+        queries.totals: ((None, "alice", None, since, NOON, until), {"usage_hours"}),
         queries.list: (("alice", None, None, since, until), three_days),
         queries.summary: (("alice", None, since, until), {"usage_hours"}),
+        queries.report: (
+            (["user", "day"], BERLIN, None, "alice", None, None, None, None, since, until, *[None] * 6, 10),
+            {"usage_hours"},
+        ),
+        queries.rows: ((None, "alice", None, None, None, None, since, until), three_days),
     }
     async with database.connection() as one:
         await one.execute(f"SET plan_cache_mode = {mode}")
@@ -225,3 +236,122 @@ async def test_an_export_that_is_left_early_frees_its_connection(reports: UsageR
         await anext(rows)
     opened, idle = database.size()
     assert opened == idle
+
+
+# reports
+
+
+@pytest.fixture
+def by(database: Database) -> Reports:
+    return Reports(database, BERLIN)
+
+
+async def lines(by: Reports, *groups: Any, which: Which = ANY, span: Span = ALWAYS) -> list[ReportLine]:
+    async with aclosing(by.lines(groups, which, span)) as found:
+        return [line async for line in found]
+
+
+async def test_a_report_is_by_what_is_asked_for_and_nothing_else(by: Reports, database: Database) -> None:
+    key = uuid4()
+    await store(
+        database,
+        [
+            make_row(NOON, prompt_tokens=1, output_tokens=2, duration_ms=10.0, ttft_ms=1.0, key_id=key),
+            make_row(NOON, prompt_tokens=3, output_tokens=4, duration_ms=20.0, ttft_ms=None, outcome="failed"),
+            make_row(NOON, gateway="openai", model="m", node=None, ttft_ms=None),
+            make_row(NOON, username="bob"),
+        ],
+    )
+    nothing = dict.fromkeys(("day", "hour", "user", "key", "gateway", "model", "node"))
+    alice, openai, bob = await lines(by, "user", "gateway")
+    assert alice == ReportLine(
+        **{**nothing, "user": "alice", "gateway": "ollama"},
+        **{"requests": 2, "ok": 1, "failed": 1, "cancelled": 0, "refused": 0, "prompt_tokens": 4, "output_tokens": 6},
+        **{"total_tokens": 10, "mean_duration_ms": 15.0, "mean_ttft_ms": 1.0},
+    )
+    assert (openai.user, openai.gateway, openai.model, openai.mean_ttft_ms) == ("alice", "openai", None, None)
+    assert (bob.user, bob.gateway, bob.requests) == ("bob", "ollama", 1)
+    assert [(line.key, line.requests) for line in await lines(by, "key")] == [(None, 3), (key, 1)]
+    assert [(line.node, line.requests) for line in await lines(by, "node")] == [(None, 1), ("node-1", 3)]
+    assert [(line.model, line.requests) for line in await lines(by, "model")] == [("llama3.2", 3), ("m", 1)]
+
+
+async def test_days_and_hours_are_those_of_the_time_zone(by: Reports, database: Database) -> None:
+    moments = ("2026-10-24T21:59:59Z", "2026-10-24T22:00:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z")
+    await store(database, [make_row(at(one)) for one in (*moments, "2026-10-25T22:59:59Z")], BERLIN)
+    assert [(line.day, line.hour, line.requests) for line in await lines(by, "day")] == [
+        ("2026-10-24", None, 1),
+        ("2026-10-25", None, 4),
+    ]
+    hours = [line.hour for line in await lines(by, "hour")]
+    assert hours[2:4] == ["2026-10-25T00:00:00.000Z", "2026-10-25T01:00:00.000Z"]
+    both = await lines(by, "hour", "day")
+    assert {line.day for line in both[1:]} == {"2026-10-25"}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "found"),
+    [
+        (None, None, [1, 2, 3, 4]),
+        (date(2026, 7, 15), None, [2, 3, 4]),
+        (None, date(2026, 7, 15), [1, 2, 3]),
+        (date(2026, 7, 15), date(2026, 7, 15), [2, 3]),
+        (at("2026-07-15T21:30:00+00:00"), None, [3, 4]),
+        (None, at("2026-07-14T22:00:00+00:00"), [1, 2]),
+        (date(2026, 7, 17), None, []),
+    ],
+)
+async def test_both_ends_of_a_report_are_included(
+    by: Reports, database: Database, first: date | None, last: date | None, found: list[int]
+) -> None:
+    moments = ("2026-07-14T21:59:59Z", "2026-07-14T22:00:00Z", "2026-07-15T21:59:59Z", "2026-07-15T22:00:00Z")
+    await store(database, [make_row(at(one), prompt_tokens=n) for n, one in enumerate(moments, 1)], BERLIN)
+    spans = by.span(first, last)
+    assert [line.prompt_tokens for line in await lines(by, "hour", span=spans)] == found
+
+
+async def test_both_ends_of_an_export_are_included_to_the_millisecond(
+    reports: UsageReports, database: Database
+) -> None:
+    moments = [at(f"2026-07-15T12:00:00.{ms}Z") for ms in ("000", "001", "002", "003")]
+    await store(database, [make_row(one) for one in moments])
+    async with aclosing(reports.rows(ANY, reports.span(moments[1], moments[2]))) as rows:
+        assert [row["created_at"][-4:] async for row in rows] == ["001Z", "002Z"]
+    day = reports.span(date(2026, 7, 15), date(2026, 7, 15))
+    assert day == (at("2026-07-14T22:00:00Z"), at("2026-07-15T22:00:00Z"))
+
+
+async def test_a_report_is_of_what_is_asked_for(by: Reports, database: Database) -> None:
+    key, me = uuid4(), uuid4()
+    await store(
+        database,
+        [
+            make_row(NOON, key_id=key, prompt_tokens=1),
+            make_row(NOON, user_id=me, username="Bob", model="llama3.2:latest", prompt_tokens=2),
+            make_row(NOON, gateway="openai", node="other", prompt_tokens=4),
+        ],
+    )
+
+    async def tokens(**which: Any) -> int:
+        return sum(line.prompt_tokens for line in await lines(by, "model", which=Which(**which)))
+
+    assert [await tokens(key=key), await tokens(user="bob"), await tokens(user_id=me)] == [1, 2, 2]
+    assert [await tokens(gateway="openai"), await tokens(node="other"), await tokens(model="llama3.2")] == [4, 4, 7]
+    assert await tokens(user="bob", gateway="openai") == 0
+
+
+async def test_the_parts_of_a_report_are_the_whole(by: Reports, database: Database) -> None:
+    names = ("bob", "alice", "Åsa", "anna-1", "anna 2")
+    await store(
+        database, [make_row(NOON, username=name, gateway=one) for name in names for one in ("ollama", "openai")]
+    )
+    groups: tuple[Group, ...] = ("user", "gateway", "hour")
+    found: list[ReportLine] = []
+    after: Place | None = None
+    for _ in range(4):
+        rows = await by.rows(groups, ANY, ALWAYS, after=after, limit=3)
+        found += [by.line(groups, row) for row in rows]
+        after = place(rows[-1])
+    assert len(found) == 10
+    assert found == await lines(by, *groups)
+    assert await by.rows(groups, ANY, ALWAYS, after=after, limit=3) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -53,6 +53,18 @@ class Page(Generic[T]):
     """For the next part; null: this was the last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer that is sent while it is made, of any length."""
+
+    media: str
+    """Its type."""
+    parts: AsyncGenerator[bytes, None]
+    """Closed by who sends them. What the first raises can still be answered; later the connection breaks."""
+    name: str
+    """Of the file that browsers make of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One use of an operation."""
@@ -84,12 +96,14 @@ class Operation:
     summary: str
     guard: Guard
     run: Callable[[Call], Awaitable[Any]]
-    """Gives the answer: a frozen dataclass, a Page of them, or a mapping; None where `answer` is None. Raises
+    """Gives the answer: a frozen dataclass, a Page of them, a mapping, or Streamed; None where `answer` is None. Raises
     ApiError."""
     query: type[Shape] | None = None
     body: type[Shape] | None = None
     answer: Any = None
     """Its type, for `pydantic.TypeAdapter`; None: there is no body, 204. One with a `version` has an ETag."""
+    streams: tuple[str, ...] = ()
+    """Media types of what is answered in place of JSON where that is asked for."""
     status: int = 200
     """Of a good answer with a body."""
     errors: tuple[type[ApiError], ...] = ()

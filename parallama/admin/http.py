@@ -15,9 +15,10 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from parallama.admin.api import Call, Operation, Shape, serialized, validated
+from parallama.admin.api import Call, Operation, Shape, Streamed, serialized, validated
 from parallama.admin.guards import Guard
 from parallama.admin.state import Handler
+from parallama.admin.streams import stream
 from parallama.arrival import ARRIVAL, Arrival, ask_for_body
 from parallama.errors import BadRequest, BodyTooLarge, Invalid, NotFound, UnsupportedMedia
 from parallama.exchange import Caller
@@ -77,7 +78,7 @@ async def _let_in(request: web.Request, guard: Guard, callers: Callers) -> Calle
 
 
 def _handler(operation: Operation, caught_up: Callable[[], Awaitable[None]] | None) -> Handler:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         caller = request.get(CALLER)
         call = Call(
             actor=_actor(caller, request[ARRIVAL]),
@@ -90,6 +91,8 @@ def _handler(operation: Operation, caught_up: Callable[[], Awaitable[None]] | No
         answer = await operation.run(call)
         if caught_up is not None and operation.method != "GET":
             await caught_up()
+        if isinstance(answer, Streamed):
+            return await stream(request, answer)
         return _answer(operation, answer)
 
     return handle

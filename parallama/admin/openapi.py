@@ -220,7 +220,10 @@ def _success(operation: Operation, schemas: Schemas) -> Schema:
         return {"204": {"description": "Done."}}
     answer: Schema = {
         "description": operation.summary,
-        "content": {"application/json": {"schema": schemas.of(operation.name, "answer")}},
+        "content": {
+            "application/json": {"schema": schemas.of(operation.name, "answer")},
+            **{media: {"schema": {"type": "string"}} for media in operation.streams},
+        },
     }
     if "version" in schemas.whole(operation.name, "answer").get("properties", {}):
         answer["headers"] = {"ETag": _header("string", "Its version, for If-Match.")}

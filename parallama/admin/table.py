@@ -27,15 +27,15 @@ def operations(
     forwarded: Collection[str],
     passwords: Passwords,
     logins: Logins,
-    gateways: Iterable[Operation] = (),
+    more: Iterable[Operation] = (),
 ) -> list[Operation]:
-    """In the order of their paths. `forwarded`: the headers that nodes get to see; `gateways`: what there is to do with
-    those."""
+    """In the order of their paths. `forwarded`: the headers that nodes get to see; `more`: what there is to do with
+    gateways and usage."""
     every = [
         *auth_operations(logins),
         *me_operations(database, passwords, auth),
         *administration(database, auth, forwarded, passwords),
-        *gateways,
+        *more,
     ]
     return sorted(every, key=lambda operation: operation.path)
 

@@ -20,7 +20,8 @@ T = TypeVar("T")
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # PostgreSQL stores no NUL
 
 
-def _moment(given: object) -> datetime:
+def moment(given: object) -> datetime:
+    """RFC 3339 with an offset, in UTC. Raises ValueError for anything else."""
     if not isinstance(given, str):
         raise ValueError("must be a time such as 2027-01-31T12:00:00Z")
     try:
@@ -32,7 +33,7 @@ def _moment(given: object) -> datetime:
         raise ValueError("must be a time with its offset, such as 2027-01-31T12:00:00Z") from None
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
+Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 """RFC 3339, with an offset from UTC; a number is none."""
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_PRINTABLE)]
@@ -76,6 +77,6 @@ def after(cursor: str | None) -> tuple[datetime, UUID] | None:
     if place is None:
         return None
     try:
-        return _moment(place[0]), UUID(place[1])
+        return moment(place[0]), UUID(place[1])
     except ValueError:
         raise Invalid("cursor is none of this list: leave it out to begin again", param="cursor") from None

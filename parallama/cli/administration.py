@@ -116,8 +116,13 @@ async def _administration(ctx: Context, gateways: bool) -> AsyncIterator[AsyncAd
 
 def _operations(ctx: Context, database: Database, passwords: Passwords) -> list[Operation]:
     from parallama.admin.table import administration
+    from parallama.admin.usage import usage_operations
 
-    return administration(database, ctx.settings.auth, ctx.settings.relay.forward_headers, passwords)
+    settings = ctx.settings
+    return [
+        *administration(database, settings.auth, settings.relay.forward_headers, passwords),
+        *usage_operations(database, settings.timezone, settings.limits.weights),
+    ]
 
 
 def _on_gateways(ctx: Context, database: Database) -> list[Operation]:

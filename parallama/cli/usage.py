@@ -1,22 +1,24 @@
-"""`parallama usage`: who used what, from the rows in the database. Works with the server up or down."""
+"""`parallama usage`: who used what. Works with the server up or down; `show` and `report` ask other machines too."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from parallama.cli.administration import administer, administration_options
 from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
 
 if TYPE_CHECKING:
-    from parallama.ledger.usage import Line, UsageReports
+    from parallama.client.usage import UsedBy
+    from parallama.ledger.usage import UsageReports
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
@@ -35,6 +37,18 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.
 def _days(default: int) -> Callable[[C], C]:
     text = "Calendar days, today included."
     return click.option("--days", type=click.IntRange(1, 36_500), default=default, show_default=True, help=text)
+
+
+class _Day(click.ParamType[date]):
+    """A day as ISO 8601 has it."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no day; it must be such as 2026-12-31", param, ctx)
 
 
 @asynccontextmanager
@@ -59,15 +73,17 @@ def usage() -> None:
 @click.argument("name")
 @_gateway
 @_json
-@settings_options
+@administration_options
 def show(ctx: Context, name: str, gateway: str | None, as_json: bool) -> None:
-    """Today and this hour of a user, by gateway."""
-    report = run(_ask(ctx, lambda reports: reports.show(name, gateway)))
+    """Today and this hour of a user, by gateway, and what limits leave."""
+    report = asdict(administer(ctx, lambda api: api.get_usage(user=name, gateway=gateway)))
     if as_json:
         echo_json(report)
         return
-    windows = [(g, period, w) for g, periods in report["gateways"].items() for period, w in periods.items()]
-    echo_rows([{"gateway": g, "period": period.replace("_", " "), **w} for g, period, w in windows], _SHOW, False)
+    rows: list[dict[str, Any]] = []
+    for name, times in report["gateways"].items():
+        rows += [{"gateway": name, "period": period.replace("_", " "), **spent} for period, spent in times.items()]
+    echo_rows(rows, _SHOW, False)
 
 
 @usage.command("list")
@@ -98,6 +114,49 @@ def summary(ctx: Context, name: str, gateway: str | None, days: int, as_json: bo
 
 
 @usage.command()
+@click.option("--start-date", type=_Day(), help="The first day, such as 2026-12-01.")
+@click.option("--end-date", type=_Day(), help="The last day, which is included.")
+@_gateway
+@click.option("--user", metavar="NAME", help="Only of this user.")
+@click.option("--group-by", default="user,gateway,model", show_default=True, help="Also key, node, day, hour.")
+@click.option("--format", "format_", type=click.Choice(("table", *_FORMATS)), default="table", show_default=True)
+@_json
+@administration_options
+def report(
+    ctx: Context,
+    start_date: date | None,
+    end_date: date | None,
+    gateway: str | None,
+    user: str | None,
+    group_by: str,
+    format_: str,
+    as_json: bool,
+) -> None:
+    """Totals of all users, or of one, by what is asked for."""
+    from parallama.ledger.reports import GROUPS, SUMS
+
+    by = group_by.split(",")
+    which: UsedBy = {"since": start_date, "until": end_date, "gateway": gateway, "user": user}
+    lines = [asdict(line) for line in administer(ctx, lambda api: api.report_usage(by, **which))]
+    columns = [*(one for one in GROUPS if one in by), *SUMS]
+    if format_ == "csv" and not as_json:
+        run(_print_csv(columns, lines))
+    else:
+        echo_rows(lines, columns, as_json or format_ == "json")
+
+
+async def _print_csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
+    from parallama.ledger.documents import csv_table
+
+    async def each() -> AsyncGenerator[Mapping[str, Any], None]:
+        for line in lines:
+            yield line
+
+    with _stdout() as sink:
+        await _write(csv_table(columns, each()), sink)
+
+
+@usage.command()
 @click.argument("words", nargs=-1, metavar="[NAME] [json|csv]")
 @click.option("--format", "given", type=click.Choice(_FORMATS), help="json (default) or csv.")
 @click.option("--output", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Default: stdout.")
@@ -107,12 +166,15 @@ def export(ctx: Context, words: tuple[str, ...], given: str | None, output: Path
 
     A file appears under its name only when it is whole.
     """
+    from parallama.ledger.documents import csv_table, json_array
+    from parallama.ledger.usage import FIELDS
+
     name, format_ = _name_and_format(words, given)
 
     async def work() -> None:
         async with _reports(ctx) as reports, aclosing(await reports.export(name)) as rows:
             with _sink(output) as sink:
-                await _WRITERS[format_](rows, sink)
+                await _write(json_array(rows) if format_ == "json" else csv_table(FIELDS, rows), sink)
 
     run(work())
 
@@ -129,27 +191,9 @@ def _name_and_format(words: tuple[str, ...], given: str | None) -> tuple[str | N
     return (names[0] if names else None), given or "json"
 
 
-async def _write_json(rows: AsyncIterator[Line], sink: BinaryIO) -> None:
-    import orjson
-
-    before = b"[\n"
-    async for row in rows:
-        sink.write(before + orjson.dumps(row))
-        before = b",\n"
-    sink.write(b"[]\n" if before == b"[\n" else b"\n]\n")
-
-
-async def _write_csv(rows: AsyncIterator[Line], sink: BinaryIO) -> None:
-    """RFC 4180; true and false in words, an empty field where unknown."""
-    from parallama.ledger.usage import FIELDS
-
-    writer = csv.writer(codecs.getwriter("utf-8")(sink))
-    writer.writerow(FIELDS)
-    async for row in rows:
-        writer.writerow([str(v).lower() if isinstance(v, bool) else v for v in map(row.get, FIELDS)])
-
-
-_WRITERS = {"json": _write_json, "csv": _write_csv}
+async def _write(parts: AsyncIterator[bytes], sink: BinaryIO) -> None:
+    async for part in parts:
+        sink.write(part)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from parallama.client import gateways, limits, operations, own
+from parallama.client import gateways, limits, operations, own, usage
 from parallama.client.uses import Use
 
 P = ParamSpec("P")
@@ -97,6 +97,9 @@ class Admin:
     get_access = _Waiting(operations.get_access)
     update_access = _Waiting(operations.update_access)
     list_audit = _Waiting(operations.list_audit)
+    get_usage = _Waiting(usage.get_usage)
+    report_usage = _Waiting(usage.report_usage)
+    export_usage = _Waiting(usage.export_usage)
     list_gateways = _Waiting(gateways.list_gateways)
     get_gateway = _Waiting(gateways.get_gateway)
     update_gateway = _Waiting(gateways.update_gateway)
@@ -111,6 +114,9 @@ class Admin:
     rotate_my_key = _Waiting(own.rotate_my_key)
     revoke_my_key = _Waiting(own.revoke_my_key)
     delete_my_key = _Waiting(own.delete_my_key)
+    get_my_usage = _Waiting(usage.get_my_usage)
+    report_my_usage = _Waiting(usage.report_my_usage)
+    export_my_usage = _Waiting(usage.export_my_usage)
 
 
 class AsyncAdmin:
@@ -161,6 +167,9 @@ class AsyncAdmin:
     get_access = _Awaited(operations.get_access)
     update_access = _Awaited(operations.update_access)
     list_audit = _Awaited(operations.list_audit)
+    get_usage = _Awaited(usage.get_usage)
+    report_usage = _Awaited(usage.report_usage)
+    export_usage = _Awaited(usage.export_usage)
     list_gateways = _Awaited(gateways.list_gateways)
     get_gateway = _Awaited(gateways.get_gateway)
     update_gateway = _Awaited(gateways.update_gateway)
@@ -175,3 +184,6 @@ class AsyncAdmin:
     rotate_my_key = _Awaited(own.rotate_my_key)
     revoke_my_key = _Awaited(own.revoke_my_key)
     delete_my_key = _Awaited(own.delete_my_key)
+    get_my_usage = _Awaited(usage.get_my_usage)
+    report_my_usage = _Awaited(usage.report_my_usage)
+    export_my_usage = _Awaited(usage.export_my_usage)

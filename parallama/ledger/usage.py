@@ -1,4 +1,4 @@
-"""Usage reports: what a user used, from sums by the hour (`usage_hours`) and single rows (`usage`).
+"""What a user used: today and this hour with what remains, totals, and single rows (`usage`).
 
 Days and hours are those of the deployment's time zone. Values come out as JSON takes them: times as RFC 3339
 in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.
@@ -6,9 +6,10 @@ in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -16,45 +17,110 @@ from zoneinfo import ZoneInfo
 from parallama.db import query
 from parallama.db.pool import Database, Row
 from parallama.errors import NotFound
+from parallama.ledger.reports import Span, Which, hour_of, midnight, moment, spellings
+from parallama.limits import EVERY, Meter, Period, Scope
 
-FIELDS = (
-    *("id", "created_at", "username", "key_id", "gateway", "operation", "model_asked", "model", "node"),
-    *("prompt_tokens", "output_tokens", "estimated", "ttft_ms", "duration_ms", "status", "outcome", "error"),
-    *("streamed", "request_bytes", "response_bytes", "context_full"),
-)
-"""The keys of a row, in order."""
 TOTALS = (
     *("gateway", "model", "requests", "ok", "failed", "cancelled", "refused"),
     *("prompt_tokens", "output_tokens", "total_tokens", "mean_duration_ms", "mean_ttft_ms"),
 )
 """The keys of a line of the summary, in order."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """One request."""
+
+    id: UUID
+    """The `x-request-id` of its answer."""
+    created_at: datetime
+    username: str
+    """At that time."""
+    key_id: UUID | None
+    """Null: an access token."""
+    gateway: str
+    operation: str
+    model_asked: str | None
+    model: str | None
+    """The one served."""
+    node: str | None
+    """Null: none was asked."""
+    prompt_tokens: int | None
+    output_tokens: int | None
+    estimated: bool
+    """Whether the node did not say how many tokens there were."""
+    ttft_ms: float | None
+    """To the first byte."""
+    duration_ms: float
+    status: int
+    """Of the answer."""
+    outcome: str
+    """`ok`, `failed`, `cancelled` or `refused`."""
+    error: str | None
+    streamed: bool
+    request_bytes: int
+    response_bytes: int
+    context_full: bool | None
+    """Whether the node cut the prompt or the answer; null: it is not known."""
+
+
+FIELDS = tuple(field.name for field in fields(UsageRow))
+"""The keys of a row, in order."""
+
 Line = dict[str, Any]
 Lines = list[Line]
+Left = Mapping[Scope, int]
+"""What limits leave, by what they count."""
 
 _queries = query.load("usage")
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What was used in a time, and what remains of it."""
+
+    total_tokens: int
+    total_requests: int
+    remaining_tokens: int | None
+    """What the limits for all models leave, the gateway's own and those of all gateways; null: there are none."""
+    remaining_requests: int | None
+    """The same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The times that are told of."""
+
+    today: Spent
+    current_hour: Spent
+
+
+@dataclass(frozen=True, slots=True)
+class UsageNow:
+    """What was used now."""
+
+    gateways: Mapping[str, Times]
+    """By name: those used today, and those that have limits of their own."""
+
+
 class UsageReports:
-    """Reports about one user. All raise NotFound for a name that neither a user nor any row has."""
+    """What was used. Methods that take a name raise NotFound for one that neither a user nor any row has."""
 
     def __init__(self, database: Database, timezone: str) -> None:
         """`timezone` is an IANA name."""
         self._database = database
         self._timezone = ZoneInfo(timezone)
 
-    async def show(self, username: str, gateway: str | None = None, *, now: datetime | None = None) -> Line:
-        """Today and the current hour of every gateway used today, or of `gateway`.
-
-        `{"gateways": {name: {"today": {...}, "current_hour": {...}}}}`; what remains is None: unlimited.
-        """
-        await self._require(username)
+    async def show(
+        self, whose: Which, left: Left | None = None, gateway: str | None = None, *, now: datetime | None = None
+    ) -> UsageNow:
+        """Today and the current hour of every gateway used today or in `left`, or of `gateway`."""
+        left = left or {}
         day, hour, until = _now(self._timezone, now)
-        rows = await self._database.fetch(_queries.totals, username, gateway, day, hour, until)
-        gateways = {gateway: _spent(0, 0, 0, 0)} if gateway else {}
-        for name, *counts in rows:
-            gateways[name] = _spent(*counts)
-        return {"gateways": gateways}
+        rows = await self._database.fetch(_queries.totals, whose.user_id, whose.user, gateway, day, hour, until)
+        named = {scope.gateway for scope in left} - {EVERY} if gateway is None else {gateway}
+        found = dict.fromkeys(sorted(named), (0, 0, 0, 0)) | {name: tuple(counts) for name, *counts in rows}
+        return UsageNow({name: _times(*counts, left=_left(left, name)) for name, counts in found.items()})
 
     async def list(
         self,
@@ -69,10 +135,10 @@ class UsageReports:
 
         `model` is a name as it was asked for or as it was served.
         """
-        await self._require(username)
+        await self.user_id(username)
         since, until = bounds(self._timezone, days, now)
-        spellings = _spellings(model) if model else None
-        rows = self._database.stream(_queries.list, username, gateway, spellings, since, until)
+        models = spellings(model) if model else None
+        rows = self._database.stream(_queries.list, username, gateway, models, since, until)
         async with aclosing(rows):
             return [_line(row) async for row in rows]
 
@@ -83,7 +149,7 @@ class UsageReports:
 
         A model is the one served, else the one asked for; None where none was named.
         """
-        await self._require(username)
+        await self.user_id(username)
         since, until = bounds(self._timezone, days, now)
         rows = await self._database.fetch(_queries.summary, username, gateway, since, until)
         return [_line(row) for row in rows]
@@ -94,56 +160,68 @@ class UsageReports:
         No more than a few hundred rows are in memory. The caller closes it.
         """
         if username is not None:
-            await self._require(username)
-        return self._export(username)
+            await self.user_id(username)
+        return self.rows(Which(user=username), Span())
 
-    async def _export(self, username: str | None) -> AsyncGenerator[Line, None]:
-        rows = self._database.stream(_queries.export, username)
+    async def rows(self, which: Which, span: Span) -> AsyncGenerator[Line, None]:
+        """The same of what is asked for."""
+        whose = (which.user_id, which.user, which.gateway, which.models, which.key, which.node)
+        rows = self._database.stream(_queries.rows, *whose, *span)
         async with aclosing(rows):
             async for row in rows:
                 yield _line(row)
 
-    async def _require(self, username: str) -> None:
+    def span(self, first: date | None, last: date | None) -> Span:
+        """From `first` to `last`, both included: days or moments, the last for its whole millisecond."""
+        return Span(*(None if one is None else self._bound(one, end) for one, end in ((first, False), (last, True))))
+
+    def _bound(self, one: date, end: bool) -> datetime:
+        if isinstance(one, datetime):
+            return one + timedelta(milliseconds=end)
+        return midnight(one + timedelta(days=end), self._timezone)
+
+    async def user_id(self, username: str) -> UUID | None:
+        """Of the user with that name now; None: of a deleted one only rows are left."""
         row = await self._database.fetchrow(_queries.known, username)
         if row is None or not row["known"]:
             raise NotFound(f"there is no user {username!r}")
+        return None if row["id"] is None else UUID(int=row["id"].int)
 
 
-def bounds(timezone: tzinfo, days: int, now: datetime | None = None) -> tuple[datetime, datetime]:
+def bounds(timezone: tzinfo, days: int, now: datetime | None = None) -> Span:
     """The start of the first and the end of the last of `days` calendar days up to today, in UTC."""
     today = (now or datetime.now(UTC)).astimezone(timezone).date()
-    first, after = today - timedelta(days=days - 1), today + timedelta(days=1)
-    midnights = (datetime.combine(day, time(), timezone).astimezone(UTC) for day in (first, after))
-    return next(midnights), next(midnights)
+    return Span(midnight(today - timedelta(days=days - 1), timezone), midnight(today + timedelta(days=1), timezone))
 
 
-def _now(timezone: tzinfo, now: datetime | None) -> tuple[datetime, datetime, datetime]:
+def _now(timezone: tzinfo, now: datetime | None) -> tuple[datetime | None, datetime, datetime | None]:
     """The start of today, the start of this hour, and the end of today."""
     now = now or datetime.now(UTC)
     day, until = bounds(timezone, 1, now)
-    local = now.astimezone(timezone)
-    # counted back from now: the local hour that comes twice in autumn is two hours
-    hour = now - timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-    return day, hour, until
+    return day, hour_of(now, timezone), until
 
 
-def _spent(day_requests: int, day_tokens: int, hour_requests: int, hour_tokens: int) -> Line:
-    return {"today": _window(day_tokens, day_requests), "current_hour": _window(hour_tokens, hour_requests)}
+def _left(left: Left, gateway: str) -> Mapping[tuple[Period, Meter], int]:
+    """The least that any limit of the gateway, or of all, leaves."""
+    found: dict[tuple[Period, Meter], int] = {}
+    for (limited, model, meter, period), amount in left.items():
+        if model is None and limited in (gateway, EVERY):
+            found[period, meter] = min(amount, found.get((period, meter), amount))
+    return found
 
 
-def _window(tokens: int, requests: int) -> Line:
-    return {
-        "total_tokens": tokens,
-        "total_requests": requests,
-        "remaining_tokens": None,
-        "remaining_requests": None,
-    }
+def _times(
+    day_requests: int,
+    day_tokens: int,
+    hour_requests: int,
+    hour_tokens: int,
+    *,
+    left: Mapping[tuple[Period, Meter], int],
+) -> Times:
+    def spent(period: Period, tokens: int, requests: int) -> Spent:
+        return Spent(tokens, requests, left.get((period, Meter.TOTAL_TOKENS)), left.get((period, Meter.REQUESTS)))
 
-
-def _spellings(model: str) -> list[str]:
-    """A model with and without the tag that Ollama takes when none is given."""
-    bare = model.removesuffix(":latest")
-    return [model] if ":" in bare.rpartition("/")[2] else [bare, f"{bare}:latest"]
+    return Times(spent(Period.DAY, day_tokens, day_requests), spent(Period.HOUR, hour_tokens, hour_requests))
 
 
 def _line(row: Row) -> Line:
@@ -154,5 +232,5 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return moment(value)
     return str(value) if isinstance(value, UUID) else value

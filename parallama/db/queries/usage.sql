@@ -41,21 +41,69 @@ ON CONFLICT (hour, user_id, username, key_id, gateway, model, node) DO UPDATE SE
     asked = known.asked + excluded.asked
 
 -- name: known(username)
--- Whether there is such a user, or was one: what was used outlives users.
-SELECT EXISTS (SELECT FROM users WHERE lower(username) = lower($1))
-    OR EXISTS (SELECT FROM usage_hours WHERE lower(username) = lower($1)) AS known
+-- Whether there is such a user, or was one: what was used outlives users. `id`: of the one that there is.
+SELECT found.id, found.id IS NOT NULL OR EXISTS (SELECT FROM usage_hours WHERE lower(username) = lower($1)) AS known
+FROM (SELECT (SELECT id FROM users WHERE lower(username) = lower($1)) AS id) AS found
 
--- name: totals(username, gateway, day, hour, until)
+-- name: totals(user_id, username, gateway, day, hour, until)
 -- Tokens and requests by gateway since the start of the day and since the start of the hour.
 SELECT gateway,
     sum(requests)::bigint AS day_requests,
     sum(prompt_tokens + output_tokens)::bigint AS day_tokens,
-    COALESCE(sum(requests) FILTER (WHERE hour >= $4), 0)::bigint AS hour_requests,
-    COALESCE(sum(prompt_tokens + output_tokens) FILTER (WHERE hour >= $4), 0)::bigint AS hour_tokens
+    COALESCE(sum(requests) FILTER (WHERE hour >= $5), 0)::bigint AS hour_requests,
+    COALESCE(sum(prompt_tokens + output_tokens) FILTER (WHERE hour >= $5), 0)::bigint AS hour_tokens
 FROM usage_hours
-WHERE lower(username) = lower($1) AND ($2::text IS NULL OR gateway = $2) AND hour >= $3 AND hour < $5
+WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username) = lower($2))
+    AND ($3::text IS NULL OR gateway = $3) AND hour >= $4 AND hour < $6
 GROUP BY gateway
 ORDER BY gateway
+
+-- name: report(by, zone, user_id, username, gateway, model, key_id, node, since, until, a, b, c, d, e, f, limit)
+-- Totals by what `by` names; in place of the rest stands nothing. After the line at (a, b, c, d, e, f), at most `limit`.
+SELECT at, username, key_id, gateway, model, node,
+    sum(requests)::bigint AS requests,
+    sum(ok)::bigint AS ok,
+    sum(failed)::bigint AS failed,
+    sum(cancelled)::bigint AS cancelled,
+    sum(refused)::bigint AS refused,
+    sum(prompt_tokens)::bigint AS prompt_tokens,
+    sum(output_tokens)::bigint AS output_tokens,
+    sum(prompt_tokens + output_tokens)::bigint AS total_tokens,
+    sum(duration_ms) / sum(requests) AS mean_duration_ms,
+    sum(ttft_ms) / NULLIF(sum(ttft_count), 0) AS mean_ttft_ms
+FROM (
+    SELECT
+        CASE WHEN 'hour' = ANY ($1::text[]) THEN hour
+             WHEN 'day' = ANY ($1) THEN date_trunc('day', hour, $2::text)
+             ELSE 'epoch' END AS at,
+        CASE WHEN 'user' = ANY ($1) THEN username ELSE '' END AS username,
+        CASE WHEN 'key' = ANY ($1) THEN key_id ELSE '00000000-0000-0000-0000-000000000000' END AS key_id,
+        CASE WHEN 'gateway' = ANY ($1) THEN gateway ELSE '' END AS gateway,
+        CASE WHEN 'model' = ANY ($1) THEN model ELSE '' END AS model,
+        CASE WHEN 'node' = ANY ($1) THEN node ELSE '' END AS node,
+        requests, ok, failed, cancelled, refused, prompt_tokens, output_tokens, duration_ms, ttft_ms, ttft_count
+    FROM usage_hours
+    WHERE ($3::uuid IS NULL OR user_id = $3) AND ($4::text IS NULL OR lower(username) = lower($4))
+        AND ($5::text IS NULL OR gateway = $5) AND ($6::text[] IS NULL OR model = ANY ($6))
+        AND ($7::uuid IS NULL OR key_id = $7) AND ($8::text IS NULL OR node = $8)
+        AND ($9::timestamptz IS NULL OR hour >= $9) AND ($10::timestamptz IS NULL OR hour < $10)
+) AS parts
+WHERE $11::timestamptz IS NULL
+    OR (at, username, key_id, gateway, model, node) > ($11, $12::text, $13::uuid, $14::text, $15::text, $16::text)
+GROUP BY at, username, key_id, gateway, model, node
+ORDER BY at, username, key_id, gateway, model, node
+LIMIT $17::bigint
+
+-- name: rows(user_id, username, gateway, models, key_id, node, since, until)
+-- Single rows, oldest first; models are the spellings of one name, as asked or as served.
+SELECT id, created_at, username, key_id, gateway, operation, model_asked, model, node, prompt_tokens, output_tokens,
+    estimated, ttft_ms, duration_ms, status, outcome, error, streamed, request_bytes, response_bytes, context_full
+FROM usage
+WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username) = lower($2))
+    AND ($3::text IS NULL OR gateway = $3) AND ($4::text[] IS NULL OR model = ANY ($4) OR model_asked = ANY ($4))
+    AND ($5::uuid IS NULL OR key_id = $5) AND ($6::text IS NULL OR node = $6)
+    AND ($7::timestamptz IS NULL OR id >= usage_floor($7)) AND ($8::timestamptz IS NULL OR id < usage_floor($8))
+ORDER BY id
 
 -- name: list(username, gateway, models, since, until)
 -- The rows of a user, oldest first; models are the spellings of one name, as asked or as served.
@@ -84,11 +132,3 @@ FROM usage_hours
 WHERE lower(username) = lower($1) AND ($2::text IS NULL OR gateway = $2) AND hour >= $3 AND hour < $4
 GROUP BY gateway, model
 ORDER BY gateway, NULLIF(model, '')
-
--- name: export(username)
--- Every row, oldest first, of one user or of all.
-SELECT id, created_at, username, key_id, gateway, operation, model_asked, model, node, prompt_tokens, output_tokens,
-    estimated, ttft_ms, duration_ms, status, outcome, error, streamed, request_bytes, response_bytes, context_full
-FROM usage
-WHERE $1::text IS NULL OR lower(username) = lower($1)
-ORDER BY id
