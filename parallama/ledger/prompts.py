@@ -13,9 +13,7 @@ from typing import Any
 import orjson
 
 from parallama.gateway.api import Outbound
-from parallama.gateway.described import MESSAGE_TOKENS
-from parallama.gateway.described import Model as Model
-from parallama.gateway.described import described as described
+from parallama.gateway.described import MESSAGE_TOKENS, Model
 
 IMAGE_TOKENS = 4096
 """Of one image: most that llama.cpp makes of one for any model that it knows."""

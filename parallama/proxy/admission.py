@@ -14,9 +14,9 @@ from parallama.config.settings import LimitsSettings
 from parallama.errors import OverLimit, Unavailable
 from parallama.exchange import Caller, Exchange
 from parallama.gateway.api import Codec, Use
+from parallama.gateway.described import Model
 from parallama.gateway.names import matches
 from parallama.ledger.bounds import bound, bounded, most_output
-from parallama.ledger.prompts import Model
 from parallama.ledger.seeds import Seeding, weight_of
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Store, Uncountable, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter

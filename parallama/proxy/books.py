@@ -20,7 +20,7 @@ from parallama.arrival import ARRIVAL
 from parallama.exchange import Exchange, Usage, checked
 from parallama.ledger.entries import Reached
 from parallama.ledger.journal import Journal
-from parallama.metrics import Metrics
+from parallama.metrics import Metrics, generation_speed
 from parallama.traffic import Traffic
 
 _api = logging.getLogger("parallama.api")
@@ -163,6 +163,8 @@ def _reached(exchange: Exchange, usage: Callable[[], Usage]) -> Reached:
 def _line(ended: _Ended) -> dict[str, object]:
     exchange = ended.exchange
     caller, usage, first_byte_s = exchange.caller, exchange.usage, exchange.first_byte_s
+    duration_s = ended.at - exchange.started
+    speed = generation_speed(exchange, duration_s)
     return {
         "request_id": ended.request_id,
         "client_request_id": exchange.client_request_id,
@@ -184,5 +186,6 @@ def _line(ended: _Ended) -> dict[str, object]:
         "context_full": exchange.context_full,
         **({"ignored": list(exchange.ignored)} if exchange.ignored else {}),
         "ttft_ms": None if first_byte_s is None else round(first_byte_s * 1000, 3),
-        "duration_ms": round((ended.at - exchange.started) * 1000, 3),
+        "duration_ms": round(duration_s * 1000, 3),
+        "tokens_per_s": None if speed is None else round(speed, 1),
     }

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from recorded import recording
 
 from parallama.gateway.api import Outbound, Use
+from parallama.gateway.described import Model, described
 from parallama.ledger.bounds import DEFAULT_OUTPUT, UNBOUNDED, bound, bounded, most_output
-from parallama.ledger.prompts import IMAGE_TOKENS, Model, described
+from parallama.ledger.prompts import IMAGE_TOKENS
 from parallama.ledger.store import Cost
 from parallama.limits import Limit, Meter, Period, Scope
 

@@ -17,8 +17,8 @@ from recorded import NAMES, Recording, open_codec, recording
 
 from parallama.errors import ApiError
 from parallama.gateway.api import Gateway, Outbound, Use
+from parallama.gateway.described import Model
 from parallama.ledger.bounds import bound, bounded
-from parallama.ledger.prompts import Model
 from parallama.proxy.conversation import _content
 from parallama.simulated.go import decode
 
