@@ -156,6 +156,20 @@ async def test_a_grant_whose_answer_is_lost_is_taken_back(between: Between, star
     assert store.held == 0
 
 
+async def test_who_connects_again_reserves_nothing_twice(between: Between, start: Start) -> None:
+    store, other = await start(between.url), await start()
+    limits = [DAY, limit(9, period=Period.MINUTE), SLOTS]
+    id, _ = await Rig(store).granted(limits)
+    between.lose = b"ok"
+    await between.lost.wait()
+    await until(lambda: not store.answers)
+    await store.ready()
+    assert [await Rig(other).sums(rule) for rule in limits] == [(0, 1)] * 3
+    await Rig(store).settle(id)
+    await store.paid()
+    assert [await Rig(other).sums(rule) for rule in limits] == [(1, 0), (1, 0), (0, 0)]
+
+
 async def test_a_settlement_whose_answer_is_lost_counts_once(between: Between, start: Start) -> None:
     store, other = await start(between.url), await start()
     id, _ = await Rig(store).granted(DAY)
