@@ -156,6 +156,20 @@ async def test_a_grant_whose_answer_is_lost_is_taken_back(between: Between, star
     assert store.held == 0
 
 
+async def test_who_connects_again_reserves_nothing_twice(between: Between, start: Start) -> None:
+    store, other = await start(between.url), await start()
+    limits = [DAY, limit(9, period=Period.MINUTE), SLOTS]
+    id, _ = await Rig(store).granted(limits)
+    between.lose = b"ok"
+    await between.lost.wait()
+    await until(lambda: not store.answers)
+    await store.ready()
+    assert [await Rig(other).sums(rule) for rule in limits] == [(0, 1)] * 3
+    await Rig(store).settle(id)
+    await store.paid()
+    assert [await Rig(other).sums(rule) for rule in limits] == [(1, 0), (1, 0), (0, 0)]
+
+
 async def test_a_settlement_whose_answer_is_lost_counts_once(between: Between, start: Start) -> None:
     store, other = await start(between.url), await start()
     id, _ = await Rig(store).granted(DAY)
@@ -167,14 +181,16 @@ async def test_a_settlement_whose_answer_is_lost_counts_once(between: Between, s
 
 
 async def test_a_slow_redis_is_asked_no_more_until_it_is_fast(between: Between, start: Start) -> None:
-    store, other = await start(between.url, Terms(0.4, 0.0)), await start()
+    store, other = await start(between.url, Terms(0.2, 0.0)), await start()
     await Rig(other).seed(DAY.counter)
     await Rig(store).used(DAY)
     between.open.clear()
+    before = between.asked.count(b"reserve")
     while store.answers:
         with pytest.raises(Uncountable):
             await store.reserve(uuid4(), [DAY], ONE)
     asked = between.asked.count(b"reserve")
+    assert asked <= before + 3
     for _ in range(50):
         with pytest.raises(Uncountable):
             await store.reserve(uuid4(), [DAY], ONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import count
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
@@ -12,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from redis_server import RedisServer
 from redis_stores import PATIENT
 from store_machine import StoreMachine
-from store_rig import ZONE, Clock, Rig
+from store_rig import HOUR_S, ZONE, Clock, Rig, limit
 from store_suite import StoreSuite
 
 from parallama.ledger.redis_store import RedisStore
@@ -30,6 +31,16 @@ async def rig(server: RedisServer) -> AsyncIterator[Rig]:
 
 class TestRedisStore(StoreSuite):
     """What all stores promise."""
+
+
+async def test_a_window_that_has_ended_has_ended_for_all_counts(rig: Rig) -> None:
+    rule = limit(1)
+    await rig.used(rule)
+    rig.clock.now += HOUR_S
+    await rig.used(limit(1, subject=uuid4()))
+    rig.clock.now -= HOUR_S
+    assert await rig.sums(rule) == (0, 0)
+    assert await rig.room(rule) == 1
 
 
 def test_no_order_of_events_takes_a_limit_over_its_amount(server: RedisServer) -> None:

@@ -92,10 +92,10 @@ local function bucket(count, id)
   return tonumber(found[1]), tonumber(found[2]) or 0, tonumber(found[3]) or 0
 end
 
-local function end_old(count)
+local function end_old(count, moment)
   while count.first <= count.last do
     local stop, used, reserved = bucket(count, count.first)
-    if stop > now then
+    if stop > moment then
       count.next = stop
       return save(count)
     end
@@ -173,8 +173,9 @@ local function load(count)
   count.last = tonumber(found[3]) or count.first - 1
   count.used, count.reserved = tonumber(found[4]) or 0, tonumber(found[5]) or 0
   count.next, count.ends = tonumber(found[6]) or NEVER, tonumber(found[7]) or 0
-  if count.next <= now then
-    end_old(count)
+  local moment = math.max(now, starts[count.period] or now) -- the clock may have been set back
+  if count.next <= moment then
+    end_old(count, moment)
   end
   if count.ends > ends[count.period] then
     shorten(count, ends[count.period])
