@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
 from zoneinfo import ZoneInfo
@@ -44,6 +45,7 @@ from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
+from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.seeds import Seeding, Seeds, Used
 from parallama.ledger.shipper import Shipper
 from parallama.limits import Counter
@@ -52,7 +54,7 @@ from parallama.metrics import Metrics
 from parallama.networks import networks
 from parallama.nodes.pool import Pool
 from parallama.proxy import cors
-from parallama.proxy.admission import Admission
+from parallama.proxy.admission import Admission, settle_left
 from parallama.proxy.books import Books
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.middlewares import (
@@ -71,7 +73,7 @@ READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
 SHIPPER = web.AppKey("shipper", Shipper)
 BOOKS = web.AppKey("books", Books)
-STORE = web.AppKey("store", MemoryStore)
+STORE: web.AppKey[MemoryStore | RedisStore] = web.AppKey("store")
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
 
@@ -103,9 +105,9 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     tokens = _access_tokens(settings.auth)
     callers = Callers(database, settings.auth, listener, tokens)
     journal = Journal(state_directory / "journal", ids().hex, settings.usage)
-    shipper = Shipper(database, journal, settings.usage, settings.timezone)
+    store = _store(settings)
+    shipper = Shipper(database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     pool = Pool(settings.nodes, metrics)
-    store = MemoryStore(ZoneInfo(settings.timezone))
     used = _used(Seeds(database, settings.timezone, settings.limits.weights), shipper, listener)
     admission = Admission(store, Seeding(store, used), pool.catalog, settings.limits, metrics)
     books = Books(journal, metrics, traffic, pool.catalog.name_of, admission.settle, strict=settings.usage.strict)
@@ -122,6 +124,8 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     seeded = _seeded(database, families)
     for part in (database.running, seeded, listener.running, following.running, callers.running):
         app.cleanup_ctx.append(_entered(part))
+    if isinstance(store, RedisStore):
+        app.cleanup_ctx.append(_entered(store.running))
     for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
         app.cleanup_ctx.append(_entered(part))
 
@@ -150,6 +154,12 @@ def _used(seeds: Seeds, shipper: Shipper, listener: Listener) -> Callable[[Colle
         return await seeds.of(counters)
 
     return used
+
+
+def _store(settings: Settings) -> MemoryStore | RedisStore:
+    """Where it is counted what callers use: in Redis, if there is one, together with all who share it."""
+    zone, url = ZoneInfo(settings.timezone), settings.redis.url
+    return MemoryStore(zone) if url is None else RedisStore(url.get_secret_value(), zone)
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:

@@ -97,6 +97,8 @@ class Metrics:
         self.limit_overrun = gauge(
             "parallama_limit_overrun_tokens", "Tokens that requests cost beyond what they had reserved."
         )
+        self.redis_up = gauge("parallama_redis_up", "1: Redis answers; 0 too where there is none.")
+        self.redis_owed = gauge("parallama_redis_owed", "Settlements that Redis has not acknowledged.")
         self.database_up = gauge("parallama_database_up", "1: the database answers.")
         self.database_connections = gauge(
             "parallama_database_connections", "Connections of the pool, by state.", ("state",)

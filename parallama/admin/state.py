@@ -20,6 +20,7 @@ from parallama.db.pool import Database
 from parallama.gateway.families import Families, Family
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
+from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.shipper import Shipper
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
@@ -219,7 +220,7 @@ def metrics(
     shipper: Shipper,
     database: Database,
     listener: Listener,
-    store: MemoryStore,
+    store: MemoryStore | RedisStore,
     settle: Callable[[], None],
 ) -> Handler:
     """`GET /metrics`: Prometheus text, or OpenMetrics for those who ask for it; `settle` as for `status`."""
@@ -232,6 +233,9 @@ def metrics(
         instruments.journal_damaged.set(shipper.damaged)
         instruments.limit_reservations.set(store.held)
         instruments.limit_overrun.set(store.overrun)
+        if isinstance(store, RedisStore):
+            instruments.redis_up.set(store.answers)
+            instruments.redis_owed.set(store.owed)
         instruments.database_up.set(listener.lost_since is None)
         size, idle = database.size()
         instruments.database_connections.labels("busy").set(size - idle)

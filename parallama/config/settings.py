@@ -87,7 +87,7 @@ class DatabaseSettings(Section):
 
 
 class RedisSettings(Section):
-    """Redis; in this version only `parallama doctor` asks it."""
+    """Redis, where several gateways count together what is used; none: each counts for itself, in memory."""
 
     url: RedisUrl = None
     """redis://:password@host:port/0, rediss:// or unix://; none: there is no Redis."""
@@ -243,7 +243,7 @@ class Settings(Section):
     database: DatabaseSettings = DatabaseSettings()
     """PostgreSQL, and how long it may take."""
     redis: RedisSettings = RedisSettings()
-    """Redis; in this version only `parallama doctor` asks it."""
+    """Redis, where several gateways count together what is used; none: each counts for itself, in memory."""
     auth: AuthSettings = AuthSettings()
     """How callers prove who they are."""
     nodes: tuple[NodeSettings, ...] = (NodeSettings(name="ollama", url="http://127.0.0.1:11434"),)

@@ -47,10 +47,19 @@ class Shipper:
     """Works inside `running()`, which is entered after the journal's."""
 
     def __init__(
-        self, database: Database, journal: Journal, settings: UsageSettings, zone: str, *, stop_s: float = 10.0
+        self,
+        database: Database,
+        journal: Journal,
+        settings: UsageSettings,
+        zone: str,
+        *,
+        settle: Callable[[UsageRecord], None] = lambda _: None,
+        stop_s: float = 10.0,
     ) -> None:
-        """`zone`: of the hours by which usage is summed, an IANA name."""
+        """`zone`: of the hours by which usage is summed, an IANA name; `settle` hears of each row that a process which
+        is no more has left."""
         self._database, self.journal, self._zone = database, journal, zone
+        self._settle = settle
         self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
         self._stop_s = stop_s
         self._stopping = False
@@ -205,6 +214,8 @@ class Shipper:
         aborted, shipped = 0, 0
         for rows in _batches(left.rows(home, damaged.append)):
             await self._insert(rows)
+            for row in rows:
+                self._settle(row)
             shipped += len(rows)
             aborted += sum(row.error == ABORTED for row in rows)
         for path in damaged:

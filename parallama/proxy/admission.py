@@ -12,7 +12,7 @@ from uuid import UUID
 
 from parallama.config.settings import LimitsSettings
 from parallama.errors import OverLimit, Unavailable
-from parallama.exchange import Caller, Exchange
+from parallama.exchange import Caller, Exchange, UsageRecord
 from parallama.gateway.api import Codec, Use
 from parallama.gateway.described import Model
 from parallama.gateway.names import matches
@@ -71,11 +71,12 @@ class Admission:
             self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
 
     async def _grant(self, exchange: Exchange, limits: Sequence[Limit], cost: Cost) -> Grant:
+        asked_at = time.time()  # no later than the counts were looked at, whose windows end with a whole second
         outcome = await self._reserve(exchange.id, limits, cost)
         if isinstance(outcome, Refusal):
             exchange.quotas = [_quota(one) for one in outcome.standings]
             self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
-            raise _refused(outcome, cost)
+            raise _refused(outcome, cost, asked_at)
         return outcome
 
     async def _reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal:
@@ -91,6 +92,14 @@ class Admission:
             except (Uncountable, Unavailable):
                 limits = _without(limits, unknown)
                 self._metrics.limit_uncounted.inc()
+
+
+def settle_left(store: Store, row: UsageRecord) -> None:
+    """Settle what a process that is no more had reserved."""
+    if row.node is None:
+        store.cancel(row.id)
+    else:
+        store.settle(row.id, Spent(row.prompt_tokens or 0, row.output_tokens or 0))
 
 
 def _name(codec: Codec) -> str | None:
@@ -117,7 +126,7 @@ def _quota(standing: Standing) -> Quota:
     return Quota.of(standing.limit, standing.used + standing.reserved, standing.reset_at)
 
 
-def _refused(refusal: Refusal, cost: Cost) -> OverLimit:
+def _refused(refusal: Refusal, cost: Cost, now: float) -> OverLimit:
     standing = refusal.standing
     return over_limit(
         standing.limit,
@@ -126,7 +135,7 @@ def _refused(refusal: Refusal, cost: Cost) -> OverLimit:
         asked=_asked(standing.limit, cost),
         wait_s=refusal.retry_after_s,
         under_way=refusal.under_way,
-        now=time.time(),
+        now=now,
     )
 
 
