@@ -150,6 +150,30 @@ async def test_who_manages_users_limits_those_who_may_no_more(api: Api) -> None:
     assert (await api("GET", "limits", key=await api.user(name()))).status == 403
 
 
+async def test_who_manages_users_changes_no_limit_that_they_are_under(api: Api) -> None:
+    role, other, manager = f"m{uuid4().hex[:8]}", f"r{uuid4().hex[:8]}", name()
+    await api.done("POST", "roles", {"name": other})
+    await api.done("POST", "roles", {"name": role, "parent": "basic", "permissions": ["manage_users"]})
+    key = await api.user(manager, role=role)
+    (its,) = await api.everything(f"users/{manager}/keys", 10)
+    for whose in ({"user": manager}, {"key": its["id"]}, {"role": role}, {"role": "basic"}):
+        mine = {**a_limit(manager, model=role), "user": None, **whose}
+        assert (await api("POST", "limits", mine, key=key)).status == 403
+        made = await api.done("POST", "limits", mine)
+        (field, value), path = *whose.items(), f"limits/{made['id']}"
+        for method, where, body in (
+            ("PATCH", path, {"amount": 9}),
+            ("DELETE", path, None),
+            ("DELETE", f"limits?{field}={value}", None),
+            ("PATCH", "limits", {**whose, "limits": [{"meter": "requests", "period": "day", "amount": None}]}),
+        ):
+            refused = await api(method, where, body, key=key)
+            assert (refused.status, "only an admin" in refused.message) == (403, True)
+        assert await api.done("GET", path) == made
+        await api("DELETE", path)
+    assert (await api("POST", "limits", {**a_limit(manager), "user": None, "role": other}, key=key)).status == 201
+
+
 async def test_a_key_that_is_less_than_its_user_lifts_no_limit(api: Api) -> None:
     made = await api.done("POST", "limits", a_limit(await user(api)))
     lesser = (await api.done("POST", "users/root/keys", {"expires_in_days": 1}))["key"]

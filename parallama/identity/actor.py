@@ -52,6 +52,15 @@ class Actor:
             lacking = sorted(p for p in permissions if not holds(self.caller.permissions, p))
             raise NotAllowed(f"to {what} you need the permissions that this gives: you lack {', '.join(lacking)}")
 
+    def require_other(self, *, user_id: UUID | None = None, role: str | None = None, what: str) -> None:
+        """Raise NotAllowed when the user, or one who has the role, is the actor, unless they are an admin."""
+        if self.caller is None or self.caller.admin:
+            return
+        if user_id == self.caller.user_id:
+            raise NotAllowed(f"only an admin may {what}: that is you")
+        if role in self.caller.roles:
+            raise NotAllowed(f"only an admin may {what}: you have it yourself")
+
     def require_to_give(
         self, permissions: Collection[str], *, admin: bool, what: str, until: datetime | None = None
     ) -> None:

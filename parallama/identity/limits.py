@@ -57,8 +57,8 @@ class Limits:
     """The records of limits.
 
     Methods raise NotFound when there is no such limit, user, key or role, NotAllowed when who would be limited may more
-    than `actor`, Invalid for what no limit may be, Outdated when it has not the `version` asked for, Unavailable when
-    the database does not answer.
+    than `actor`, or is `actor` and no admin, Invalid for what no limit may be, Outdated when it has not the `version`
+    asked for, Unavailable when the database does not answer.
     """
 
     def __init__(
@@ -179,9 +179,11 @@ class Limits:
     async def _require_over(self, one: Connection, subject: Subject) -> None:
         if subject.role is not None:
             role = await located_role(one, subject.role, self._now())
+            self._actor.require_other(role=subject.role, what=f"limit {subject}")
             return self._actor.require(role.gives, admin=role.admin, what=f"limit {subject}")
-        user = subject.user or str(await _owner(one, subject.key))
-        await require_over(one, self._actor, await located(one, user, self._now()), self._now(), f"limit {subject}")
+        user = await located(one, subject.user or str(await _owner(one, subject.key)), self._now())
+        self._actor.require_other(user_id=user.id, what=f"limit {subject}")
+        await require_over(one, self._actor, user, self._now(), f"limit {subject}")
         return None
 
     async def _touch(self, one: Connection, limit_id: UUID, version: int | None) -> LimitRecord:
