@@ -249,6 +249,15 @@ async def test_every_dialect_tells_what_is_left_also_when_it_refuses(
     assert headers["retry-after"]
 
 
+async def test_a_refusal_says_when_there_is_more_to_the_second(person: Person, node: FakeOllama) -> None:
+    await person.limit("requests", 1, "month")
+    ask = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+    assert (await person.ask(ask, "/v1/messages")).status == 200
+    refused = await person.ask(ask, "/v1/messages")
+    reset = {name.lower(): value for name, value in refused.headers}["anthropic-ratelimit-requests-reset"]
+    assert refused.json()["error"]["message"].endswith(f"more at {reset}")
+
+
 async def test_a_model_may_weigh_more(gateway: RunningGateway, person: Person, node: FakeOllama) -> None:
     await person.limit("output_tokens", 100)
     got = await person.ask({**GENERATE, "model": OTHER, "options": {"num_predict": 60}})
