@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,12 @@ MANY = """INSERT INTO usage (id, created_at, user_id, username, gateway, operati
         'ollama', 'chat', false, 1.5, 200, 'ok', true, 10, 20, repeat('x', 5000)
     FROM generate_series(1, $2::int) AS n"""
 """50 MB: more than sockets hold."""
+SUMS = """INSERT INTO usage_hours (hour, user_id, username, key_id, gateway, model, node, requests, ok, failed,
+        cancelled, refused, estimated, prompt_tokens, output_tokens, duration_ms, ttft_ms, ttft_count)
+    SELECT usage_hour(now(), 'UTC'), gen_random_uuid(), $1, gen_random_uuid(), 'ollama', n || repeat('x', 1000), 'n',
+        1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1
+    FROM generate_series(1, $2::int) AS n"""
+"""25 MB of a report of 25,000 lines."""
 STREAMING = """SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
 
@@ -243,25 +250,30 @@ async def test_an_export_that_cannot_begin_is_an_error_and_not_half_a_document(a
     assert (missing.status, missing.document["error"]["code"]) == (404, "not_found")
 
 
-async def test_an_export_whose_reader_leaves_frees_its_connection(api: Api) -> None:
-    await api.user("many")
-    headers = {"Authorization": f"Bearer {api.root}"}
-
-    async def streaming() -> bool:
-        async with api.gateway.database.connection() as one:
-            return bool(await one.fetchval(STREAMING))
-
+@pytest.mark.parametrize("asked", ["export", "export?format=csv", "report?format=csv&group_by=hour,user,model,key"])
+async def test_readers_that_stop_reading_hold_no_connection(api: Api, asked: str) -> None:
+    many = f"many_{len(asked)}"
+    await api.user(many)
     async with api.gateway.database.connection() as one:
-        await one.execute(MANY, "many", 10_000)
-    async with api.gateway.http.get(f"{api.gateway.url}/admin/v1/usage/export?user=many", headers=headers) as answer:
-        assert await answer.content.readexactly(10) == b'[\n{"id":"0'
-        assert await streaming()
-        answer.close()
+        await one.execute(MANY, many, 10_000)
+        await one.execute(SUMS, many, 25_000)
+    host, port = api.gateway.url.removeprefix("http://").split(":")
+    readers = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        head = f"GET /admin/v1/usage/{asked} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.root}\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        readers.append(writer)
 
-    async def ended() -> bool:
-        return not await streaming()
+    async def free() -> bool:
+        async with api.gateway.database.connection() as one:
+            return not await one.fetchval(STREAMING)
 
-    assert await eventually(ended)
+    assert await eventually(free)
+    for writer in readers:
+        assert not writer.is_closing()
+        writer.close()
 
 
 async def test_commands_tell_of_another_machine(api: Api, rows: list[UsageRecord], tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ async def test_a_report_reads_sums_or_only_the_days_it_is_about(database: Databa
             (["user", "day"], BERLIN, None, "alice", None, None, None, None, since, until, *[None] * 6, 10),
             {"usage_hours"},
         ),
-        queries.rows: ((None, "alice", None, None, None, None, since, until), three_days),
+        queries.rows: ((None, "alice", None, None, None, None, since, until, None, 10), three_days),
     }
     async with database.connection() as one:
         await one.execute(f"SET plan_cache_mode = {mode}")

@@ -1,5 +1,5 @@
-"""Answers that are sent while they are made. Who reads too slowly is cut off: a stream holds a connection to the
-database.
+"""Answers that are sent while they are made. Who reads too slowly is cut off: a stream would hold up the end of the
+process.
 """
 
 from __future__ import annotations

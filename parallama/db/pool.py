@@ -111,10 +111,10 @@ class Database:
             await one.execute("SELECT set_config('parallama.actor', $1, true)", actor)
             yield one
 
-    async def fetch(self, query: Query, *args: Any) -> list[Row]:
+    async def fetch(self, query: Query, *args: Any, limit_s: float | None = None) -> list[Row]:
         """All rows."""
-        async with self.connection() as one:
-            return await one.fetch(query.sql, *args)
+        async with self.connection(limit_s=limit_s) as one:
+            return await one.fetch(query.sql, *args, timeout=limit_s)
 
     async def fetchrow(self, query: Query, *args: Any, limit_s: float | None = None) -> Row | None:
         """The first row, or None."""

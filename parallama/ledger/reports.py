@@ -5,7 +5,6 @@ deployment's time zone. Single rows are not read: those are kept for some days o
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Literal, NamedTuple
@@ -23,6 +22,8 @@ GROUPS: tuple[Group, ...] = ("day", "hour", "user", "key", "gateway", "model", "
 """What a report can be by, in the order of its columns."""
 
 _SQL = query.load("usage")
+_PART = 10_000
+"""Lines that are read at a time: each time all sums are added up."""
 _NOBODY = UUID(int=0)
 _FIRST: tuple[None, ...] = (None,) * 6
 
@@ -102,11 +103,14 @@ class Reports:
         return await self._database.fetch(_SQL.report, *self._asked(by, which, span), *where, limit)
 
     async def lines(self, by: Sequence[Group], which: Which, span: Span) -> AsyncGenerator[ReportLine, None]:
-        """All lines, a few hundred in memory. The caller closes it."""
-        rows = self._database.stream(_SQL.report, *self._asked(by, which, span), *_FIRST, None)
-        async with aclosing(rows):
-            async for row in rows:
+        """All lines, a few thousand in memory. No connection is held while whoever reads them takes their time."""
+        after, more = None, True
+        while more:
+            rows = await self.rows(by, which, span, after=after, limit=_PART)
+            for row in rows:
                 yield self.line(by, row)
+            if more := len(rows) == _PART:
+                after = place(rows[-1])
 
     def line(self, by: Sequence[Group], row: Row) -> ReportLine:
         """What a row says."""

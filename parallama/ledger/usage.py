@@ -73,6 +73,10 @@ Left = Mapping[Scope, int]
 """What limits leave, by what they count."""
 
 _queries = query.load("usage")
+_PART = 500
+"""Rows of an export that are read at a time."""
+_PART_S = 60.0
+"""Longest time for that: they may lie far between others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +161,22 @@ class UsageReports:
     async def export(self, username: str | None = None) -> AsyncGenerator[Line, None]:
         """An iterator over every row (keys: FIELDS) of a user or, for None, of all; oldest first.
 
-        No more than a few hundred rows are in memory. The caller closes it.
+        No more than a few hundred rows are in memory.
         """
         if username is not None:
             await self.user_id(username)
         return self.rows(Which(user=username), Span())
 
     async def rows(self, which: Which, span: Span) -> AsyncGenerator[Line, None]:
-        """The same of what is asked for."""
+        """The same of what is asked for. No connection is held while whoever reads them takes their time."""
         whose = (which.user_id, which.user, which.gateway, which.models, which.key, which.node)
-        rows = self._database.stream(_queries.rows, *whose, *span)
-        async with aclosing(rows):
-            async for row in rows:
+        after, more = None, True
+        while more:
+            rows = await self._database.fetch(_queries.rows, *whose, *span, after, _PART, limit_s=_PART_S)
+            for row in rows:
                 yield _line(row)
+            if more := len(rows) == _PART:
+                after = rows[-1]["id"]
 
     def span(self, first: date | None, last: date | None) -> Span:
         """From `first` to `last`, both included: days or moments, the last for its whole millisecond."""

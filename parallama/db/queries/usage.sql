@@ -87,6 +87,7 @@ FROM (
         AND ($5::text IS NULL OR gateway = $5) AND ($6::text[] IS NULL OR model = ANY ($6))
         AND ($7::uuid IS NULL OR key_id = $7) AND ($8::text IS NULL OR node = $8)
         AND ($9::timestamptz IS NULL OR hour >= $9) AND ($10::timestamptz IS NULL OR hour < $10)
+        AND hour >= COALESCE($11::timestamptz, '-infinity') -- no line stands behind its hours
 ) AS parts
 WHERE $11::timestamptz IS NULL
     OR (at, username, key_id, gateway, model, node) > ($11, $12::text, $13::uuid, $14::text, $15::text, $16::text)
@@ -94,16 +95,20 @@ GROUP BY at, username, key_id, gateway, model, node
 ORDER BY at, username, key_id, gateway, model, node
 LIMIT $17::bigint
 
--- name: rows(user_id, username, gateway, models, key_id, node, since, until)
--- Single rows, oldest first; models are the spellings of one name, as asked or as served.
+-- name: rows(user_id, username, gateway, models, key_id, node, since, until, after, limit)
+-- Single rows, oldest first, at most `limit` after the one with the id `after`; models are the spellings of one name, as
+-- asked or as served.
 SELECT id, created_at, username, key_id, gateway, operation, model_asked, model, node, prompt_tokens, output_tokens,
     estimated, ttft_ms, duration_ms, status, outcome, error, streamed, request_bytes, response_bytes, context_full
 FROM usage
 WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username) = lower($2))
     AND ($3::text IS NULL OR gateway = $3) AND ($4::text[] IS NULL OR model = ANY ($4) OR model_asked = ANY ($4))
     AND ($5::uuid IS NULL OR key_id = $5) AND ($6::text IS NULL OR node = $6)
-    AND ($7::timestamptz IS NULL OR id >= usage_floor($7)) AND ($8::timestamptz IS NULL OR id < usage_floor($8))
+    AND id >= COALESCE(usage_floor($7::timestamptz), '00000000-0000-0000-0000-000000000000')
+    AND id < COALESCE(usage_floor($8::timestamptz), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id > COALESCE($9::uuid, '00000000-0000-0000-0000-000000000000')
 ORDER BY id
+LIMIT $10::bigint
 
 -- name: list(username, gateway, models, since, until)
 -- The rows of a user, oldest first; models are the spellings of one name, as asked or as served.
