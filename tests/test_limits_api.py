@@ -172,6 +172,8 @@ async def test_who_manages_users_changes_no_limit_that_they_are_under(api: Api) 
         assert await api.done("GET", path) == made
         await api("DELETE", path)
     assert (await api("POST", "limits", {**a_limit(manager), "user": None, "role": other}, key=key)).status == 201
+    refused = await api("PATCH", f"users/{manager}", {"role": "basic"}, key=key)
+    assert (refused.status, "only an admin" in refused.message) == (403, True)
 
 
 async def test_a_key_that_is_less_than_its_user_lifts_no_limit(api: Api) -> None:

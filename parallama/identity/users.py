@@ -206,6 +206,7 @@ class Users:
         """Make it the main role, when the actor may."""
         gives = await _role(one, role)
         self._actor.require_to_give(gives.permissions, admin=gives.admin, what=f"give the role {role}")
+        self._actor.require_other(user_id=user_id, what="change the main role of a user")
         await one.execute(_SQL.end_main_role.sql, user_id, role, self._now(), self._actor.name)
         await self._assign(one, user_id, role)
 
