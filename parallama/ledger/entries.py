@@ -19,8 +19,9 @@ from parallama.exchange import Outcome, UsageRecord
 COLUMNS, ADMIT, DISPATCH, PROGRESS, FINAL = b"C", b"A", b"D", b"P", b"F"
 """The first byte of an entry; JSON follows."""
 
-_IDS = ("id", "user_id", "key_id")
-_MOMENTS = ("created_at",)
+_FIELDS = UsageRecord._fields
+_IDS = tuple(map(_FIELDS.index, ("id", "user_id", "key_id")))
+_CREATED_AT = _FIELDS.index("created_at")
 ABORTED = "aborted"
 """The error of an exchange whose process was killed."""
 
@@ -64,14 +65,14 @@ class Reader:
     """Reads the entries of one journal in their order. Raises ValueError for an entry that is none."""
 
     def __init__(self) -> None:
-        self._columns: Sequence[str] = UsageRecord._fields
+        self._columns: Sequence[str] = _FIELDS
         self._open: dict[UUID, UsageRecord] = {}
 
     def read(self, entry: bytes) -> UsageRecord | None:
         """The row of an exchange that has ended; None for any other entry."""
         try:
             return self._read(entry[:1], orjson.loads(entry[1:]))
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, LookupError, AttributeError) as error:
             raise ValueError("an entry that is none") from error
 
     def _read(self, kind: bytes, document: Any) -> UsageRecord | None:
@@ -89,7 +90,7 @@ class Reader:
             for id, *reached in document:
                 self._change(UUID(id), **dict(zip(Reached._fields[1:], reached, strict=False)))
         elif kind == COLUMNS:
-            self._columns = document
+            self._columns = _FIELDS if tuple(document) == _FIELDS else document
         else:
             raise ValueError("an entry of an unknown kind")
         return None
@@ -103,17 +104,15 @@ class Reader:
         if (row := self._open.get(id)) is not None:
             self._open[id] = row._replace(**facts)
 
-    def _row(self, values: Sequence[Any]) -> UsageRecord:
-        return row_of(dict(zip(self._columns, values, strict=True)))
-
-
-def row_of(found: dict[str, Any]) -> UsageRecord:
-    """The row with these values, as JSON has them; columns that this version does not know are left out."""
-    for name in _IDS:
-        found[name] = found[name] and UUID(found[name])
-    for name in _MOMENTS:
-        found[name] = datetime.fromisoformat(found[name])
-    return UsageRecord._make(found.get(name) for name in UsageRecord._fields)
+    def _row(self, values: list[Any]) -> UsageRecord:
+        """The row with these values, as JSON has them; columns that this version does not know are left out."""
+        if self._columns is not _FIELDS:
+            found = dict(zip(self._columns, values, strict=True))
+            values = [found.get(name) for name in _FIELDS]
+        for at in _IDS:
+            values[at] = values[at] and UUID(values[at])
+        values[_CREATED_AT] = datetime.fromisoformat(values[_CREATED_AT])
+        return UsageRecord._make(values)
 
 
 def _json(row: UsageRecord) -> bytes:
