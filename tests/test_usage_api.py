@@ -239,6 +239,13 @@ async def test_an_export_has_every_row_as_json_and_as_csv(api: Api, rows: list[U
     assert [row["model"] for row in two] == ["m1", "m2"]
 
 
+async def test_who_asks_for_no_group_is_told_which_there_are(api: Api) -> None:
+    refused = await api("GET", "usage/report?group_by=day,users")
+    assert refused.message == (
+        "group_by: must be one or more of user, key, gateway, model, node, day, hour, with commas and no blanks"
+    )
+
+
 async def test_an_export_without_rows_is_still_a_document(api: Api) -> None:
     assert await api.done("GET", "usage/export?to=2025-01-01") == []
     assert (await text(api, "/admin/v1/usage/export?format=csv&to=2025-01-01"))[1] == ",".join(FIELDS) + "\r\n"

@@ -78,10 +78,20 @@ class UsedBy(Used):
     """Of who had this name then."""
 
 
+def _groups(given: object) -> object:
+    if not isinstance(given, str) or not set(given.split(",")) <= set(GROUPS):
+        raise ValueError(f"must be one or more of {', '.join(get_args(Group))}, with commas and no blanks")
+    return given
+
+
+Groups = Annotated[str, Field(pattern=f"^({_BY})(,({_BY}))*$", max_length=100), BeforeValidator(_groups)]
+"""What the lines of a report are by."""
+
+
 class Grouped(Paging, Used):
     """A report to be."""
 
-    group_by: Annotated[str, Field(pattern=f"^({_BY})(,({_BY}))*$", max_length=100)] = "gateway,model"
+    group_by: Groups = "gateway,model"
     """What its lines are by: one or more of `user`, `key`, `gateway`, `model`, `node`, `day`, `hour`, with commas."""
 
     @property
