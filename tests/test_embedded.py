@@ -119,7 +119,7 @@ async def test_it_stops_with_its_last_user_and_keeps_its_data(state: Path) -> No
         await ask(url, "CREATE TABLE kept AS SELECT 7 AS number")
         first = pid_there(state)
     assert pid(state) is None
-    assert not Path(f"/proc/{first}").exists()
+    await eventually(lambda: not Path(f"/proc/{first}/cmdline").exists())
     async with embedded(state) as url:
         assert await ask(url, "SELECT number FROM kept") == 7
 
