@@ -105,7 +105,8 @@ class Caller:
         """Whether the credential is all that its user is: a login, or a key without limits and without an end."""
         if self.key_id is None:
             return self.session_id is not None
-        return self.policy is None and self.expires_at is None
+        limited = any(limit.subject == self.key_id for limit in self.limits)
+        return self.policy is None and self.expires_at is None and not limited
 
     def may(self, permission: str) -> bool:
         """Whether the caller holds `permission`. Admins hold all."""

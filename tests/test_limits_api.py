@@ -168,7 +168,8 @@ async def test_who_manages_users_changes_no_limit_that_they_are_under(api: Api) 
             ("PATCH", "limits", {**whose, "limits": [{"meter": "requests", "period": "day", "amount": None}]}),
         ):
             refused = await api(method, where, body, key=key)
-            assert (refused.status, "only an admin" in refused.message) == (403, True)
+            why = "this key is limited" if "key" in whose else "only an admin"
+            assert (refused.status, why in refused.message) == (403, True)
         assert await api.done("GET", path) == made
         await api("DELETE", path)
     assert (await api("POST", "limits", {**a_limit(manager), "user": None, "role": other}, key=key)).status == 201
@@ -184,3 +185,12 @@ async def test_a_key_that_is_less_than_its_user_lifts_no_limit(api: Api) -> None
     for method, where in (("DELETE", path), ("DELETE", f"limits?user={made['user']}"), ("PATCH", path)):
         answer = await api(method, where, {"amount": 9} if method == "PATCH" else None, key=lesser)
         assert answer.status == 403
+
+
+async def test_a_key_that_is_limited_does_not_lift_its_limit(api: Api) -> None:
+    await api.done("POST", "users", {"username": "lifter", "admin": True})
+    made = await api.done("POST", "users/lifter/keys", {})
+    given = await api.done("POST", "limits", {"key": made["id"], "meter": "requests", "period": "day", "amount": 5})
+    answer = await api("DELETE", f"limits/{given['id']}", key=made["key"])
+    assert (answer.status, "this key is limited" in answer.message) == (403, True)
+    assert (await api("GET", f"limits/{given['id']}", key=made["key"])).status == 200

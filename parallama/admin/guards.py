@@ -50,7 +50,8 @@ class Guard:
 def _shortfall(caller: Caller) -> str:
     if caller.key_id is None:
         return "this is for nobody without a credential"
-    return f"this key {'is limited' if caller.policy else 'expires'}, and gives nobody credentials or permissions"
+    what = "expires" if caller.expires_at is not None and caller.policy is None else "is limited"
+    return f"this key {what}, and gives nobody credentials or permissions"
 
 
 PUBLIC = Guard(public=True)
