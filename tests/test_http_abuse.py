@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -501,25 +500,3 @@ async def test_malformed_requests_are_counted_by_kind(gateway: RunningGateway) -
         await client.send(b"zz\r\n")
         await client.answer()
     assert await counted(gateway) == {**dict.fromkeys(kinds, 1), "framing": 1}
-
-
-@ALONE
-async def test_a_flood_of_malformed_requests_does_not_flood_the_log(
-    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
-) -> None:
-    def said() -> list[dict[str, int]]:
-        records = (record for record in caplog.records if record.message == "malformed requests")
-        return [vars(record)["fields"]["kinds"] for record in records]
-
-    with caplog.at_level(logging.DEBUG):
-        for number in range(200):
-            name = ("garbage", "an unknown method")[number % 2]
-            async with raw_client(gateway.port) as client:
-                await client.send(UNREADABLE[name][0])
-                await client.head()
-            if not number:
-                assert said() == [{"request_line": 1}] or said() == [{"method": 1}], "the first is said at once"
-        await eventually(lambda: sum(sum(kinds.values()) for kinds in said()) == 200)
-    assert len(said()) < 50
-    assert not any(record.exc_info for record in caplog.records)
-    assert CANARY not in caplog.text.lower()
