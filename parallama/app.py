@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -45,7 +46,6 @@ from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
-from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.seeds import Seeding, Seeds, Used
 from parallama.ledger.shipper import Shipper
 from parallama.limits import Counter
@@ -68,6 +68,9 @@ from parallama.proxy.mounts import METRICS, mount
 from parallama.proxy.relay import Relay
 from parallama.proxy.stalls import Stalls
 from parallama.traffic import Traffic
+
+if TYPE_CHECKING:
+    from parallama.ledger.redis_store import RedisStore
 
 READINESS = web.AppKey("readiness", state.Readiness)
 POOL = web.AppKey("pool", Pool)
@@ -124,7 +127,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     seeded = _seeded(database, families)
     for part in (database.running, seeded, listener.running, following.running, callers.running):
         app.cleanup_ctx.append(_entered(part))
-    if isinstance(store, RedisStore):
+    if not isinstance(store, MemoryStore):
         app.cleanup_ctx.append(_entered(store.running))
     for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
         app.cleanup_ctx.append(_entered(part))
@@ -159,7 +162,11 @@ def _used(seeds: Seeds, shipper: Shipper, listener: Listener) -> Callable[[Colle
 def _store(settings: Settings) -> MemoryStore | RedisStore:
     """Where it is counted what callers use: in Redis, if there is one, together with all who share it."""
     zone, url = ZoneInfo(settings.timezone), settings.redis.url
-    return MemoryStore(zone) if url is None else RedisStore(url.get_secret_value(), zone)
+    if url is None:
+        return MemoryStore(zone)
+    from parallama.ledger.redis_store import RedisStore  # takes a while, for nothing where there is none
+
+    return RedisStore(url.get_secret_value(), zone)
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from aiohttp import web
@@ -20,12 +20,14 @@ from parallama.db.pool import Database
 from parallama.gateway.families import Families, Family
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
-from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.shipper import Shipper
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.traffic import WINDOW_S, Traffic
 from parallama.version import __version__
+
+if TYPE_CHECKING:
+    from parallama.ledger.redis_store import RedisStore
 
 Handler = Callable[[web.Request], Any]
 
@@ -233,7 +235,7 @@ def metrics(
         instruments.journal_damaged.set(shipper.damaged)
         instruments.limit_reservations.set(store.held)
         instruments.limit_overrun.set(store.overrun)
-        if isinstance(store, RedisStore):
+        if not isinstance(store, MemoryStore):
             instruments.redis_up.set(store.answers)
             instruments.redis_owed.set(store.owed)
         instruments.database_up.set(listener.lost_since is None)
