@@ -83,7 +83,7 @@ class MemoryStore:
         if (held := self._held.get(id)) is not None:
             return held.grant
         if not limits:
-            return Grant(cost.output, ())
+            return Grant(cost.output, (), self._now())
         now = self._now()
         if now >= self._sweep_at:
             self._sweep(now)
@@ -140,7 +140,7 @@ class MemoryStore:
         if output < _least_output(cost):
             return _refusal(asked, cost, now)
         charges = [_charge(limit, count, cost, output, now) for limit, count in asked]
-        grant = Grant(output, [count.standing(limit, now) for limit, count in asked])
+        grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)
         self._held[id] = _Held(grant, cost.weight, charges)
         return grant
 

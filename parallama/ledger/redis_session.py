@@ -76,6 +76,10 @@ class Session:
         """Whether it is worth while to ask."""
         return self._joined.is_set() and self._late < _LATE and time.monotonic() >= self._opens_at
 
+    def time(self) -> float:
+        """What time it is, while nobody asks Redis: Unix seconds."""
+        return time.time() if self._now is None else self._now()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ready, if Redis answers; at the end what is owed has been paid, if it answers."""

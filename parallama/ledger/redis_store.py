@@ -85,7 +85,7 @@ class RedisStore:
         if (held := self._session.live.get(id)) is not None:
             return held.grant
         if not limits:
-            return Grant(cost.output, ())
+            return Grant(cost.output, (), self._session.time())
         if not self._session.answers:
             raise Uncountable
         answered = False
@@ -141,8 +141,8 @@ class RedisStore:
             worst, wait_s, under_way, *figures = parts
             every = standings(limits, figures)
             return Refusal(every[worst], float(wait_s) if wait_s else None, bool(under_way), every)
-        output, *figures = parts
-        self._session.live[id] = held = granted(limits, output, cost.weight, figures)
+        output, at, *figures = parts
+        self._session.live[id] = held = granted(limits, output, float(at), cost.weight, figures)
         return held.grant
 
 

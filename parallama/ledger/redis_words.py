@@ -44,11 +44,11 @@ def by_second(amounts: Iterable[tuple[float, int]]) -> Sequence[tuple[int, int]]
     return sorted(sums.items())
 
 
-def granted(limits: Sequence[Limit], output: int, weight: float, figures: Sequence[int]) -> Held:
+def granted(limits: Sequence[Limit], output: int, at: float, weight: float, figures: Sequence[int]) -> Held:
     """From four figures a limit."""
     threes = zip(figures[::4], figures[1::4], figures[2::4], strict=True)
     standings = [standing(limit, three) for limit, three in zip(limits, threes, strict=True)]
-    return Held(Grant(output, standings), weight, figures[3::4])
+    return Held(Grant(output, standings, at), weight, figures[3::4])
 
 
 def standing(limit: Limit, figures: tuple[int, int, int]) -> Standing:

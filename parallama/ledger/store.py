@@ -44,6 +44,8 @@ class Grant(NamedTuple):
     """Most tokens that its answers may have together; at most what was asked for."""
     standings: Sequence[Standing]
     """Of every limit, with this request's part reserved."""
+    at: float
+    """When it was reserved: Unix seconds, by the clock of whoever counts."""
 
 
 class Standing(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
-from store_rig import CALENDAR, Rig, at, limit, tokens
+from store_rig import CALENDAR, HOUR_S, Rig, at, limit, tokens
 from store_windows import WindowSuite
 
 from parallama.ledger.store import Cost, Grant, Refusal, Spent
@@ -57,9 +57,20 @@ class StoreSuite(WindowSuite):
 
     async def test_without_limits_all_is_granted_and_nothing_is_held(self, rig: Rig) -> None:
         id, grant = await rig.granted([], tokens(5, 70))
-        assert grant == Grant(70, grant.standings)
+        assert grant == Grant(70, grant.standings, rig.clock.now)
         assert not grant.standings
         await rig.settle(id)
+
+    async def test_a_grant_says_when_it_was_made_by_the_clock_that_counts(self, rig: Rig) -> None:
+        rule, id = limit(9), uuid4()
+        rig.clock.now += 0.25
+        made_at = rig.clock.now
+        first = await rig.ask(rule, id=id)
+        rig.clock.now += HOUR_S
+        again = await rig.ask(rule, id=id)
+        assert isinstance(first, Grant)
+        assert first == again
+        assert first.at == made_at
 
     # amounts
 

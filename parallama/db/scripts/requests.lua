@@ -76,7 +76,7 @@ local function hold(id, weight, charges, latest)
 end
 
 local function grant(id, counts, output, weight)
-  local answer, charges, latest = { 'grant', output }, {}, 0
+  local answer, charges, latest = { 'grant', output, string.format('%.17g', now) }, {}, 0
   for index, count in ipairs(counts) do
     local amount, id_of_bucket = cost(count.meter, count.prompt, output, weight), 0
     if count.period == 'now' then
