@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -70,7 +70,8 @@ class Systems:
         return self.direct, self.bare, self.parallama
 
 
-def _cpus() -> Cpus:
+def cpus() -> Cpus:
+    """Those that this process may use, shared out."""
     *others, proxy = sorted(os.sched_getaffinity(0))
     return Cpus([proxy], others) if others else Cpus([], [])
 
@@ -92,22 +93,23 @@ def place(pid: int, where: Sequence[int]) -> None:
 @contextmanager
 def running(*, profile: Path | None = None) -> Iterator[Systems]:
     """Start them all; nothing is left of them at the end. With `profile` Parallama writes its cProfile there."""
-    cpus = _cpus()
-    place(os.getpid(), cpus.others)  # what is started below begins there
+    shared = cpus()
+    place(os.getpid(), shared.others)  # what is started below begins there
     with ExitStack() as stack:
-        root = stack.enter_context(_directory())
-        node, node_port = stack.enter_context(_python(root, "bench.upstream"))
+        root = stack.enter_context(directory())
+        node, node_port = stack.enter_context(python(root, "bench.upstream"))
         url = f"http://127.0.0.1:{node_port}"
-        bare, bare_port = stack.enter_context(_python(root, "bench.bare", url))
-        parallama = stack.enter_context(_parallama(root, url, profile))
+        bare, bare_port = stack.enter_context(python(root, "bench.bare", url))
+        module = ("parallama",) if profile is None else ("bench.profiled", str(profile))
+        parallama = stack.enter_context(gateway(root, url, module=module))
         assert parallama.pid is not None
         for proxy in (bare, parallama.pid):
-            place(proxy, cpus.proxy)
-        yield Systems(cpus, node, System("direct", node_port), System("bare", bare_port, bare), parallama)
+            place(proxy, shared.proxy)
+        yield Systems(shared, node, System("direct", node_port), System("bare", bare_port, bare), parallama)
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
+def directory() -> Iterator[Path]:
     """A directory below /tmp, whatever TMPDIR says: PostgreSQL may run as another user, who must reach it."""
     root = Path(tempfile.mkdtemp(prefix="pl-bench-", dir="/tmp"))
     root.chmod(0o711)
@@ -118,7 +120,7 @@ def _directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _python(root: Path, module: str, *arguments: str) -> Iterator[tuple[int, int]]:
+def python(root: Path, module: str, *arguments: str) -> Iterator[tuple[int, int]]:
     """A module of ours as a process: its pid and the port that it says."""
     errfile = root / f"{module}.err"
     with errfile.open("wb") as err:
@@ -136,19 +138,26 @@ def _python(root: Path, module: str, *arguments: str) -> Iterator[tuple[int, int
 
 
 @contextmanager
-def _parallama(root: Path, node_url: str, profile: Path | None) -> Iterator[System]:
-    """`parallama quickstart` with a state directory of its own: default settings, its own PostgreSQL, a real key."""
+def gateway(
+    root: Path, node_url: str, *, module: Sequence[str] = ("parallama",), name: str = "parallama", **settings: object
+) -> Iterator[System]:
+    """`parallama quickstart` with a state directory of its own: its own PostgreSQL, a real key, and default settings
+    but for those that are named."""
     config = root / "config.yaml"
-    config.write_text(json.dumps({"nodes": [{"name": "bench", "url": node_url}]}))
-    module = ["parallama"] if profile is None else ["bench.profiled", str(profile)]
+    config.write_text(json.dumps({"nodes": [{"name": "bench", "url": node_url}], **settings}))
     command = [sys.executable, "-m", *module, "quickstart", "--port", "0", "--config", str(config)]
-    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(root), "PARALLAMA_DATA_DIR": str(root / "data")}
+    env = environment(root)
     with (root / "out").open("wb") as out, (root / "err").open("wb") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=ROOT, start_new_session=True)
     try:
-        yield _ready(process, root)
+        yield replace(_ready(process, root), name=name)
     finally:
         _stop(process)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Of the gateway with that directory, and of commands that are to find it."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(root), "PARALLAMA_DATA_DIR": str(root / "data")}
 
 
 def _ready(process: subprocess.Popen[bytes], root: Path) -> System:

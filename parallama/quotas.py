@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from math import ceil, inf
 from typing import NamedTuple, Self
 
@@ -80,26 +81,29 @@ def neutral_headers(quotas: Iterable[Quota], now: float) -> Mapping[str, str]:
     """
     told: dict[str, Quota] = {}
     for quota in sorted(quotas, key=_left):
-        told.setdefault(_policy(quota), quota)
+        told.setdefault(_policy(quota.meter, quota.period), quota)
     return {
-        "RateLimit-Policy": ", ".join(f'"{name}"{_allowed(quota)}' for name, quota in told.items()),
-        "RateLimit": ", ".join(f'"{name}"{_standing(quota, now)}' for name, quota in told.items()),
+        "RateLimit-Policy": ", ".join([_allowed(quota.meter, quota.period, quota.limit) for quota in told.values()]),
+        "RateLimit": ", ".join([_standing(name, quota, now) for name, quota in told.items()]),
     }
 
 
-def _policy(quota: Quota) -> str:
-    name = quota.meter if quota.period is Period.NOW else f"{quota.meter}-{quota.period}"
-    return name.replace("_", "-")
+@cache
+def _policy(meter: Meter, period: Period) -> str:
+    """Its name, quoted."""
+    name = meter if period is Period.NOW else f"{meter}-{period}"
+    return f'"{name.replace("_", "-")}"'
 
 
-def _allowed(quota: Quota) -> str:
-    window = f";w={_WINDOWS_S[quota.period]}" if quota.period in _WINDOWS_S else ""
-    return f';q={min(quota.limit, _MOST)};qu="{_UNITS.get(quota.meter, "tokens")}"{window}'
+@lru_cache(1024)
+def _allowed(meter: Meter, period: Period, limit: int) -> str:
+    window = f";w={_WINDOWS_S[period]}" if period in _WINDOWS_S else ""
+    return f'{_policy(meter, period)};q={min(limit, _MOST)};qu="{_UNITS.get(meter, "tokens")}"{window}'
 
 
-def _standing(quota: Quota, now: float) -> str:
-    reset_s = quota.reset_s(now)
-    return f";r={min(quota.remaining, _MOST)}" + ("" if reset_s is None else f";t={reset_s}")
+def _standing(name: str, quota: Quota, now: float) -> str:
+    left = f"{name};r={min(quota.remaining, _MOST)}"
+    return left if quota.reset_at is None else f"{left};t={quota.reset_s(now)}"
 
 
 def over_limit(

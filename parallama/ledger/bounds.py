@@ -86,6 +86,14 @@ def _may_generate(outbound: Outbound, use: Use) -> bool:
     return not plain and not outbound.path.startswith("/api/experimental/")
 
 
+def likely_output(outbounds: Sequence[Outbound], model: Model, otherwise: int) -> int:
+    """Tokens that the answers have together at most, as far as anybody has said: those that each client asks for, else
+    `otherwise`, or less where the model has less. Nothing holds the node to it."""
+    shares = [_share_of(outbound, model) for outbound in outbounds]
+    tokens = (share.runs * (share.asked or min(share.output, otherwise)) for share in shares)
+    return sum(tokens) or otherwise
+
+
 def bounded(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequence[Outbound]:
     """`outbounds` with `options.num_predict` such that their answers have at most `output` tokens together.
 
@@ -93,17 +101,23 @@ def bounded(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequenc
     split as evenly as what each asks for allows. An outbound whose client asked for no more than its share stays the
     very same, bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
     """
-    shares = {number: share for number, outbound in enumerate(outbounds) if (share := _share_of(outbound, model)).runs}
-    left, runs = output, sum(share.runs for share in shares.values())
+    shares = [_share_of(outbound, model) for outbound in outbounds]
+    left, runs = output, sum([share.runs for share in shares])
     if left < runs:
         raise ValueError(f"{output} tokens are too few for {runs} answers")
     sent = list(outbounds)
-    for number, share in sorted(shares.items(), key=lambda item: item[1].output):
-        tokens = min(share.output, left // runs)
-        left, runs = left - tokens * share.runs, runs - share.runs
-        if share.asked is None or share.asked > tokens:
-            sent[number] = _with_bound(sent[number], tokens)
-    return sent if any(new is not old for new, old in zip(sent, outbounds, strict=True)) else outbounds
+    changed = False
+    for number, share in sorted(enumerate(shares), key=_output_of):
+        if share.runs:
+            tokens = min(share.output, left // runs)
+            left, runs = left - tokens * share.runs, runs - share.runs
+            if share.asked is None or share.asked > tokens:
+                sent[number], changed = _with_bound(sent[number], tokens), True
+    return sent if changed else outbounds
+
+
+def _output_of(numbered: tuple[int, _Share]) -> int:
+    return numbered[1].output
 
 
 def _with_bound(outbound: Outbound, tokens: int) -> Outbound:
