@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from asking import MODEL
 from python_client import Using, using
 
 from parallama.admin.gateway_operations import GatewayFigures, GatewayState
 from parallama.admin.keys import NewKey, Revoked
+from parallama.admin.limits import Deleted, SomeLimits
 from parallama.admin.me import Me
 from parallama.admin.roles import Known
 from parallama.admin.sessions import Rotated
@@ -20,7 +22,10 @@ from parallama.identity.assignments import AssignmentRecord
 from parallama.identity.audit import AuditRecord
 from parallama.identity.roles import RoleRecord
 from parallama.identity.sessions import SessionRecord
+from parallama.identity.terms import LimitRecord
 from parallama.identity.users import UserRecord
+from parallama.ledger.reports import ReportLine
+from parallama.ledger.usage import UsageNow, UsageRow
 
 PASSWORD = "correct horse battery staple"
 OTHER = "another horse and another battery"
@@ -101,6 +106,46 @@ async def use_own(admin: Using) -> None:
     assert (rotated.key != new.key, rotated.previous_until) == (True, None)
     assert (await admin.revoke_my_key(new.id)).revoked_at is not None
     assert await admin.delete_my_key(new.id) is None
+
+
+async def use_limits(admin: Using, bob: str) -> None:
+    day = await admin.create_limit("requests", "day", 5, user=bob, gateway="ollama", model="x:*", outage="open")
+    assert type(day) is LimitRecord
+    assert (day.user, day.gateway, day.model, day.amount, day.outage) == (bob, "ollama", "x:*", 5, "open")
+    changed = await admin.update_limit(day.id, amount=7, version=day.version)
+    assert (changed.amount, changed.outage) == (7, "open")
+    assert changed == await admin.get_limit(day.id)
+    assert changed in await admin.list_limits(user=bob)
+    assert await admin.delete_limit(day.id, version=changed.version) is None
+    some = [
+        {"meter": "total_tokens", "period": "hour", "amount": 100},
+        {"meter": "requests", "period": "day", "amount": 1},
+    ]
+    made = await admin.set_limits(some, user=bob)
+    assert (type(made), {one.amount for one in made.limits}) == (SomeLimits, {1, 100})
+    assert (await admin.limits_of_user(bob)).limits == made.limits
+    key = await admin.create_key(bob)
+    await admin.create_limit("concurrency", "now", 2, key=key.id)
+    assert {one.amount for one in (await admin.limits_of_key(key.id)).limits} == {1, 2, 100}
+    await admin.create_role(f"few-{bob}", parent="basic")
+    await admin.create_limit("requests", "minute", 9, role=f"few-{bob}")
+    assert [one.amount for one in (await admin.limits_of_role(f"few-{bob}")).limits] == [9]
+    await admin.delete_role(f"few-{bob}")
+    assert await admin.reset_limits(user=bob) == Deleted(2)
+
+
+async def use_usage(admin: Using, own: Using, bob: str) -> None:
+    """`own`: bob, who has made one request."""
+    now, mine = await admin.get_usage(user=bob), await own.get_my_usage()
+    assert (type(now), now) == (UsageNow, mine)
+    assert now.gateways["ollama"].current_hour.total_requests == 1
+    (line,) = await admin.report_usage(["user", "model"], user=bob, since=date.today() - timedelta(days=1))
+    assert (type(line), line.user, line.model, line.requests) == (ReportLine, bob, MODEL, 1)
+    assert [one.requests for one in await own.report_my_usage(["gateway"], gateway="ollama")] == [1]
+    (row,) = await admin.export_usage(user=bob, model=MODEL)
+    assert (type(row), row.username, row.outcome) == (UsageRow, bob, "ok")
+    assert await own.export_my_usage() == [row]
+    assert await own.export_my_usage(gateway="openai") == []
 
 
 async def use_settings(admin: Using) -> None:

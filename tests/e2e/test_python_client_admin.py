@@ -8,7 +8,19 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from administering import PASSWORD, use_audit, use_keys, use_own, use_roles, use_sessions, use_settings, use_users
+from administering import (
+    PASSWORD,
+    use_audit,
+    use_keys,
+    use_limits,
+    use_own,
+    use_roles,
+    use_sessions,
+    use_settings,
+    use_usage,
+    use_users,
+)
+from asking import MODEL
 from databases import fresh_database
 from python_client import Using, awaited, using
 from running import RunningGateway, running_gateway
@@ -45,14 +57,27 @@ def bob() -> str:
     return f"bob-{uuid4().hex}"
 
 
+async def ask(gateway: RunningGateway, key: str) -> None:
+    """One request with `key`, until it is among the usage."""
+    body = {"model": MODEL, "prompt": "Hi", "stream": False}
+    async with gateway.http.post(
+        f"{gateway.url}/api/generate", json=body, headers={"Authorization": f"Bearer {key}"}
+    ) as answer:
+        assert answer.status == 200
+    await gateway.rows(1)
+
+
 async def test_every_operation_works(admin: Using, gateway: RunningGateway, awaited: bool, bob: str) -> None:
     await use_users(admin, bob)
     await use_keys(admin, bob, gateway.url, awaited)
     await use_roles(admin, bob)
+    await use_limits(admin, bob)
     await use_own(admin)
     await use_settings(admin)
     given = {"base_url": gateway.url, "username": bob, "password": PASSWORD}
     async with using(awaited, **given) as own:
+        await ask(gateway, (await admin.create_key(bob)).key)
+        await use_usage(admin, own, bob)
         await use_sessions(admin, own, bob)
     await use_audit(admin, bob)
     await admin.delete_user(bob)
