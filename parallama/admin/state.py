@@ -233,7 +233,7 @@ def metrics(
         instruments.records_lost.set(journal.lost + shipper.lost)
         instruments.journal_bytes.set(journal.taken)
         instruments.journal_damaged.set(shipper.damaged)
-        instruments.limit_reservations.set(store.held)
+        instruments.limit_reservations.set(store.holds)
         instruments.limit_overrun.set(store.overrun)
         if not isinstance(store, MemoryStore):
             instruments.redis_up.set(store.answers)

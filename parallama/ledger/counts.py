@@ -15,7 +15,7 @@ from math import ceil, floor, inf
 from typing import Protocol
 
 from parallama.ledger.store import Standing
-from parallama.ledger.windows import Window, window
+from parallama.ledger.windows import CALENDAR, Window, window
 from parallama.limits import Limit, Meter, Period
 
 _MINUTE_S = 61
@@ -76,7 +76,7 @@ class _Never:
 
 def clocks(zone: tzinfo) -> Mapping[Period, Clock]:
     """One for each period, to be shared by all counts."""
-    calendar = {period: _Calendar(period, zone) for period in (Period.HOUR, Period.DAY, Period.MONTH)}
+    calendar = {period: _Calendar(period, zone) for period in CALENDAR}
     return {Period.MINUTE: _Minute(), Period.NOW: _Never(), **calendar}
 
 
@@ -87,6 +87,8 @@ class Bucket:
     ends_at: float
     used: int = 0
     reserved: int = 0
+    requests: int = 0
+    """That have reserved in it, some perhaps nothing, and may use something."""
     ended: bool = False
 
 
@@ -118,9 +120,15 @@ class Count:
             for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
 
+    @property
+    def awaits(self) -> bool:
+        """Whether a request is yet to be settled in it."""
+        return any(bucket.requests for bucket in self._buckets)
+
     def reserve(self, amount: int, now: float) -> Bucket:
         """Charge what is under way. Returns where, for `settle`."""
         bucket = self._bucket(self._clock.end(now))
+        bucket.requests += 1
         bucket.reserved += amount
         self.reserved += amount
         return bucket
@@ -129,6 +137,7 @@ class Count:
         """Charge `used` in place of what was reserved."""
         if bucket.ended:
             return
+        bucket.requests -= 1
         bucket.reserved -= reserved
         self.reserved -= reserved
         if self._meter is not Meter.CONCURRENCY:
@@ -140,6 +149,13 @@ class Count:
         for second, amount in sorted(amounts):
             self._bucket(self._clock.end_of(second, now)).used += amount
             self.used += amount
+
+    def correct(self, amount: int, now: float) -> None:
+        """Charge more now, or less, at least nothing."""
+        bucket = self._bucket(self._clock.end(now))
+        amount = max(amount, -bucket.used)
+        bucket.used += amount
+        self.used += amount
 
     def forget(self) -> None:
         """Make what was used nothing."""

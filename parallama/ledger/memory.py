@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from itertools import count as numbers
 from math import inf
 from typing import NamedTuple
 from uuid import UUID
 
 from parallama.ledger.counts import Bucket, Count, clocks
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
+from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit, Period, Scope
 
 _MARKS = 20_000
@@ -61,10 +63,15 @@ class MemoryStore:
         """By Counter, as plain tuples: making a Counter for every limit of a request takes as long as the counting."""
         self._held: dict[UUID, _Held] = {}
         self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._stale: dict[Count, Counter] = {}
+        """To be forgotten once nothing is reserved in them."""
+        self._asked: dict[Counter, str] = {}
+        """Counters that somebody was told are not known, each with a word of its own."""
+        self._words = numbers()
         self._sweep_at = -inf
 
     @property
-    def held(self) -> int:
+    def holds(self) -> int:
         """Requests with a reservation."""
         return len(self._held)
 
@@ -87,11 +94,13 @@ class MemoryStore:
         now = self._now()
         if now >= self._sweep_at:
             self._sweep(now)
+        if self._stale:
+            self._let_go(self._of(limits), now)
         try:
             asked = self._look(limits, now)
         except KeyError:
             if unknown := self._unknown(limits):
-                return Unknown(unknown)
+                return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
             asked = self._look(limits, now)
         return self._decide(id, asked, cost, now)
 
@@ -106,23 +115,30 @@ class MemoryStore:
             if strict and used - amount > overrun:
                 overrun = used - amount
         self.overrun += overrun
+        self._forget_ended(held)
 
     def cancel(self, id: UUID) -> None:
         """As Store says."""
         if (held := self._end(id)) is not None:
             for count, bucket, amount, _ in held.charges:
                 count.settle(bucket, amount, 0)
+            self._forget_ended(held)
 
-    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+    def seed(
+        self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
+    ) -> None:
         """As Store says."""
         now = self._now()
         for counter, amounts in used.items():
-            if counter not in self._counts:
+            forgotten = asked is not None and asked[counter] != self._asked.get(counter, "")
+            if counter not in self._counts and not forgotten:
+                self._asked.pop(counter, None)
                 self._add(counter).fill(amounts, now)
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """As Store says. Never waits, never raises."""
         now = self._now()
+        self._let_go(self._of(limits), now)
         unknown = self._unknown(limits)
         known = [limit for limit in limits if limit.counter not in unknown]
         return [count.standing(limit, now) for limit, count in self._look(known, now)]
@@ -130,7 +146,37 @@ class MemoryStore:
     def reset(self, counters: Collection[Counter]) -> None:
         """As Store says."""
         for counter in counters:
-            (self._counts.get(counter) or self._add(counter)).forget()
+            count = self._counts.get(counter) or self._add(counter)
+            count.forget()
+            self._stale.pop(count, None)  # what it did not count is forgotten too
+
+    def forget(self, subjects: Collection[UUID] | None) -> None:
+        """As Store says."""
+        for counter in [one for one in self._asked if subjects is None or one.subject in subjects]:
+            del self._asked[counter]
+        for (subject, scope), count in self._counts.items():
+            if scope.period is not Period.NOW and (subjects is None or subject in subjects):
+                self._stale[count] = Counter(subject, scope)
+        self._let_go([*self._stale], self._now())
+
+    async def counts(self) -> Mapping[Counter, int]:
+        """As Store says. Never waits, never raises."""
+        now = self._now()
+        for count in self._counts.values():
+            count.look(now)
+        self._let_go([*self._stale], now)
+        return {Counter(*name): count.used for name, count in self._counts.items() if name[1].period in CALENDAR}
+
+    def correct(self, counter: Counter, amount: int) -> None:
+        """As Store says."""
+        if (count := self._counts.get(counter)) is not None:
+            now = self._now()
+            count.look(now)
+            count.correct(amount, now)
+
+    async def held(self) -> Collection[UUID]:
+        """As Store says. Never waits, never raises."""
+        return [*self._held]
 
     def _decide(self, id: UUID, asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Grant | Refusal:
         if id in self._ended:
@@ -167,6 +213,22 @@ class MemoryStore:
                 self._add(counter)
         return [counter for counter in missing if counter not in self._counts]
 
+    def _forget_ended(self, held: _Held) -> None:
+        if self._stale:
+            self._let_go([charge.to for charge in held.charges], self._now())
+
+    def _of(self, limits: Sequence[Limit]) -> Sequence[Count]:
+        """The counts that are known."""
+        return [count for limit in limits if (count := self._counts.get(limit.counter))]
+
+    def _let_go(self, counts: Iterable[Count], now: float) -> None:
+        """Drop those that are to be forgotten and await nothing any more."""
+        for count in counts:
+            if count in self._stale:
+                count.look(now)
+                if not count.awaits:
+                    del self._counts[self._stale.pop(count)]
+
     def _add(self, counter: Counter) -> Count:
         scope = counter.scope
         count = self._counts[counter] = Count(scope.meter, self._clocks[scope.period])
@@ -175,14 +237,15 @@ class MemoryStore:
     def _sweep(self, now: float) -> None:
         """Forget counters that hold nothing and that nobody asked for since the last sweep."""
         self._sweep_at = now + _SWEEP_S
+        self._asked.clear()  # who still waits asks again
         idle = []
         for counter, count in self._counts.items():
             count.look(now)
-            if not (count.asked or count.used or count.reserved):
+            if not (count.asked or count.used or count.awaits):
                 idle.append(counter)
             count.asked = False
         for counter in idle:
-            del self._counts[counter]
+            self._stale.pop(self._counts.pop(counter), None)
 
 
 def _least_output(cost: Cost) -> int:

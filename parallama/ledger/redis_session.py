@@ -53,14 +53,16 @@ class Terms(NamedTuple):
 class Session:
     """Of one process. Works inside `running()`."""
 
-    def __init__(self, url: str, zone: tzinfo, prefix: str, now: Callable[[], float] | None, terms: Terms) -> None:
-        """`now`: Unix seconds; None: Redis looks at its own clock."""
+    def __init__(
+        self, url: str, zone: tzinfo, instance: str, prefix: str, now: Callable[[], float] | None, terms: Terms
+    ) -> None:
+        """`instance` is the name of this process; `now`: Unix seconds; None: Redis looks at its own clock."""
         self.live: dict[UUID, Held] = {}
         """What this process has reserved."""
         self.debts = Debts(self._send, self._outcome)
         """What Redis has not acknowledged yet."""
         self._server, self._now, self._terms = options_of(url), now, terms
-        self._key, self._instance = f"{prefix}:{{ledger}}:epoch", uuid4().hex
+        self._key, self._instance = f"{prefix}:{{ledger}}:epoch", instance
         self._windows = Windows(zone)
         self._connection: Connection | None = None
         self._epoch = ""

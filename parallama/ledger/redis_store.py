@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from datetime import tzinfo
 from itertools import count
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from parallama.db.redis import Word
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
-from parallama.ledger.redis_words import by_second, granted, name, standing, standings
+from parallama.ledger.redis_words import counter, granted, name, seeded, standing, standings
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
+from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
 
 _ANY = Terms()
@@ -35,19 +36,20 @@ class RedisStore:
         url: str,
         zone: tzinfo,
         *,
+        instance: str | None = None,
         prefix: str = "parallama",
         now: Callable[[], float] | None = None,
         terms: Terms = _ANY,
     ) -> None:
-        """`zone` is that of the calendar; keys begin with `prefix`; `now` tells Unix seconds in place of Redis. Raises
-        ConfigError for a `url` that cannot be used."""
+        """`zone` is that of the calendar; `instance` names this process, None: some name; keys begin with `prefix`;
+        `now` tells Unix seconds in place of Redis. Raises ConfigError for a `url` that cannot be used."""
         self.overrun = 0
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
-        self._session = Session(url, zone, prefix, now, terms)
-        self._resets = count()
+        self._session = Session(url, zone, instance or uuid4().hex, prefix, now, terms)
+        self._debts = count()
 
     @property
-    def held(self) -> int:
+    def holds(self) -> int:
         """Requests of this process with a reservation."""
         return len(self._session.live)
 
@@ -105,13 +107,12 @@ class RedisStore:
         """As Store says. Redis is told until it acknowledges."""
         self._finish(id)
 
-    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+    def seed(
+        self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
+    ) -> None:
         """As Store says. If it does not arrive, the counters are still unknown."""
-        words: list[Word] = [len(used)]
-        for counter, amounts in used.items():
-            seconds = by_second(amounts)
-            words += (*name(counter), len(seconds), *(word for pair in seconds for word in pair))
-        self._session.tell("seed", *words)
+        words = [word for one, amounts in used.items() for word in seeded(one, amounts, asked[one] if asked else "")]
+        self._session.tell("seed", len(used), *words)
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """As Store says."""
@@ -124,7 +125,47 @@ class RedisStore:
     def reset(self, counters: Collection[Counter]) -> None:
         """As Store says. Redis is told until it acknowledges."""
         words = [word for counter in counters for word in name(counter)]
-        self._session.owe(next(self._resets), "reset", [len(counters), *words], lambda _reply: None)
+        self._session.owe(next(self._debts), "reset", [len(counters), *words], lambda _reply: None)
+
+    def forget(self, subjects: Collection[UUID] | None) -> None:
+        """As Store says. Redis is told until it acknowledges."""
+        words = ["all"] if subjects is None else [subject.hex for subject in subjects]
+        self._session.owe(next(self._debts), "change", words, lambda _reply: None)
+
+    async def counts(self) -> Mapping[Counter, int]:
+        """As Store says, whichever process has counted."""
+        found: dict[Counter, int] = {}
+        async for texts in self._pages("names"):
+            limits = [Limit(subject=subject, scope=scope, amount=0) for subject, scope in map(counter, texts)]
+            calendar = [limit for limit in limits if limit.scope.period in CALENDAR]
+            found |= {standing.limit.counter: standing.used for standing in await self.standings(calendar)}
+        return found
+
+    def correct(self, counter: Counter, amount: int) -> None:
+        """As Store says."""
+        self._session.tell("correct", 1, *name(counter), amount)
+
+    async def held(self) -> Collection[UUID]:
+        """As Store says."""
+        return [*self._session.live]
+
+    async def abandon(self, instance: str) -> int:
+        """Release what a process that will never come back has reserved, slots of concurrency too: of how many
+        requests. What they have cost is not counted. Raises ValueError while the process may be there: it is taken for
+        dead 30 seconds after it was last heard of. Raises Uncountable; then a part of it may be released."""
+        return sum([released async for (released,) in self._pages("abandon", instance)])
+
+    async def _pages(self, operation: str, *words: Word) -> AsyncIterator[Reply]:
+        """What is answered from cursor to cursor. Raises Uncountable, and ValueError where nothing is done."""
+        cursor = b"0"
+        while True:
+            outcome, *page = await self._session.ask(operation, *words, cursor)
+            if outcome != b"ok":
+                raise ValueError(outcome.decode())
+            cursor, *found = page
+            yield found
+            if cursor == b"0":
+                return
 
     def _finish(self, id: UUID, *spent: int) -> None:
         self._session.live.pop(id, None)
@@ -136,7 +177,7 @@ class RedisStore:
     def _decided(self, id: UUID, limits: Sequence[Limit], cost: Cost, reply: Reply) -> Grant | Refusal | Unknown:
         outcome, *parts = reply
         if outcome == b"unknown":
-            return Unknown([limits[index].counter for index in parts])
+            return Unknown({limits[i].counter: word.decode() for i, word in zip(parts[::2], parts[1::2], strict=True)})
         if outcome == b"refusal":
             worst, wait_s, under_way, *figures = parts
             every = standings(limits, figures)

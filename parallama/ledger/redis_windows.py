@@ -9,10 +9,8 @@ from __future__ import annotations
 import time
 from datetime import tzinfo
 
-from parallama.ledger.windows import window
+from parallama.ledger.windows import CALENDAR, window
 from parallama.limits import Period
-
-_CALENDAR = (Period.HOUR, Period.DAY, Period.MONTH)
 
 
 class Windows:
@@ -21,7 +19,7 @@ class Windows:
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
         now = time.time()
-        self._bounds = {period: _bounds(period, now, zone) for period in _CALENDAR}
+        self._bounds = {period: _bounds(period, now, zone) for period in CALENDAR}
         self.word = " ".join(self._bounds.values())
         """Boundaries of hours, of days and of months."""
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from parallama.db.redis import Word
 from parallama.ledger.store import Grant, Standing
-from parallama.limits import Counter, Limit
+from parallama.limits import Counter, Limit, Meter, Period, Scope
 
 
 class Held(NamedTuple):
@@ -34,6 +34,18 @@ def name(counted: Limit | Counter) -> tuple[str, str, str]:
     # the model comes last: it may hold any character
     text = f"{counted.subject.hex}:{gateway}:{meter.value}:{period.value}:{'' if model is None else '=' + model}"
     return text, period.value, meter.value
+
+
+def counter(name: bytes) -> Counter:
+    """That is called so."""
+    subject, gateway, meter, period, model = name.decode().split(":", 4)
+    return Counter(UUID(subject), Scope(gateway, model[1:] if model else None, Meter(meter), Period(period)))
+
+
+def seeded(counter: Counter, amounts: Iterable[tuple[float, int]], asked: str) -> Iterable[Word]:
+    """What was used of it, and since which change of its limits that is true; "": the last."""
+    seconds = by_second(amounts)
+    return (*name(counter), asked, len(seconds), *(word for pair in seconds for word in pair))
 
 
 def by_second(amounts: Iterable[tuple[float, int]]) -> Sequence[tuple[int, int]]:

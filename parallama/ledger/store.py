@@ -77,7 +77,8 @@ class Refusal(NamedTuple):
 class Unknown(NamedTuple):
     """Some counts are not known yet: `seed` them, and ask again. Never of concurrency."""
 
-    counters: Collection[Counter]
+    counters: Mapping[Counter, str]
+    """With each a word that says as of when it is not known, for `seed`."""
 
 
 class Uncountable(Exception):
@@ -103,13 +104,33 @@ class Store(Protocol):
     def cancel(self, id: UUID) -> None:
         """It never reached a node: release all, count nothing. Never waits, never raises."""
 
-    def seed(self, used: Mapping[Counter, Sequence[tuple[float, int]]]) -> None:
+    def seed(
+        self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
+    ) -> None:
         """What was used by requests that this store has never heard of, for counters that `reserve` did not know:
         amounts with the second in which each falls, in any order. A counter that was used for nothing is named too, or
-        it stays unknown. One that is known by now, since somebody else seeded it, stays as it is."""
+        it stays unknown. One that is known by now, since somebody else seeded it, stays as it is.
+
+        `asked` is what Unknown said before the amounts were read: a counter that was to be forgotten since then stays
+        unknown. None: they were read just now. Never waits, never raises."""
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """How they stand; counters that are not known are left out. Raises Uncountable."""
 
     def reset(self, counters: Collection[Counter]) -> None:
         """Forget what was used; what is reserved stays. A counter that was not known is empty then, and known."""
+
+    def forget(self, subjects: Collection[UUID] | None) -> None:
+        """The limits of these users and keys have changed, None: of all, so that some of what they used may not have
+        been counted. Their counters become unknown; one that requests have reserved in goes on, and does so once the
+        last of them has ended. Concurrency stays as it is. Never waits, never raises."""
+
+    async def counts(self) -> Mapping[Counter, int]:
+        """What was used of every counter of an hour, a day or a month that is known. Raises Uncountable."""
+
+    def correct(self, counter: Counter, amount: int) -> None:
+        """Add to what was used in the current window, or take from it, at most all of it. Nothing for a counter that is
+        not known. What does not arrive is not said again. Never waits, never raises."""
+
+    async def held(self) -> Collection[UUID]:
+        """The requests that this process has reserved for, and not settled or cancelled."""

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from parallama.limits import Period
 
+CALENDAR = (Period.HOUR, Period.DAY, Period.MONTH)
+"""The periods that have windows."""
 _DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60
 
 

@@ -96,7 +96,7 @@ def num_predict(asked: bytes) -> int | None:
 
 async def nothing_held(gateway: RunningGateway) -> None:
     """When all is quiet, nobody holds a part of a limit."""
-    await eventually(lambda: (gateway.app[STORE].held, gateway.app[STORE].reserved) == (0, 0))
+    await eventually(lambda: (gateway.app[STORE].holds, gateway.app[STORE].reserved) == (0, 0))
 
 
 async def new_person(gateway: RunningGateway, *roles: str) -> Person:

@@ -53,7 +53,7 @@ async def test_together_they_admit_exactly_what_a_limit_allows(postgres: str) ->
                 statuses = Counter(await asyncio.gather(*(ask(http, url, here.key) for url in urls)))
             assert statuses == {200: K, 429: 100 - K}
             assert len([one for one in node.requests if one.path == "/api/generate"]) == K
-            await eventually(lambda: here.app[STORE].held == 0)
+            await eventually(lambda: here.app[STORE].holds == 0)
 
 
 async def test_without_redis_a_closed_limit_refuses_and_is_kept_when_it_is_back(postgres: str) -> None:

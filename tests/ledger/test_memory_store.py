@@ -42,7 +42,7 @@ async def test_when_all_is_quiet_nothing_is_reserved(rig: Rig, store: MemoryStor
         limit(9, Meter.CONCURRENCY, Period.NOW),
     ]
     ids = [(await rig.granted(limits, tokens(10, 20)))[0] for _ in range(9)]
-    assert (store.held, store.reserved) == (9, 9 * (30 + 1 + 1))
+    assert (store.holds, store.reserved) == (9, 9 * (30 + 1 + 1))
     await rig.refused(limits)
     rig.clock.now += 70
     for id in ids[:5]:
@@ -50,7 +50,7 @@ async def test_when_all_is_quiet_nothing_is_reserved(rig: Rig, store: MemoryStor
     rig.clock.now += HOUR_S
     for id in ids[5:]:
         await rig.cancel(id)
-    assert (store.held, store.reserved) == (0, 0)
+    assert (store.holds, store.reserved) == (0, 0)
 
 
 async def test_tokens_beyond_a_strict_limit_are_counted_for_the_operator(rig: Rig, store: MemoryStore) -> None:
@@ -120,7 +120,7 @@ class MemoryMachine(StoreMachine):
         return Rig(self.memory, clock)
 
     def quiet(self) -> None:
-        assert (self.memory.held, self.memory.reserved) == (0, 0)
+        assert (self.memory.holds, self.memory.reserved) == (0, 0)
 
 
 def test_no_order_of_events_takes_a_limit_over_its_amount() -> None:

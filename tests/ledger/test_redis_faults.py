@@ -73,7 +73,7 @@ async def test_an_emptied_redis_under_load_lets_nobody_over_a_limit(server: Redi
             server.say("FLUSHALL")
     assert truth.uncountable
     assert 5000 - 2 * 15 <= truth.admitted <= 5000
-    assert sum(store.held + store.owed for store in stores) == 0
+    assert sum(store.holds + store.owed for store in stores) == 0
     used, reserved = await Rig(stores[0]).sums(truth.rule)
     assert reserved == 0
     assert used >= truth.admitted
@@ -153,7 +153,7 @@ async def test_a_grant_whose_answer_is_lost_is_taken_back(between: Between, star
     assert between.lost.is_set()
     await asyncio.gather(store.ready(), store.paid())
     assert (await Rig(other).sums(DAY), await Rig(other).sums(SLOTS)) == ((0, 0), (0, 0))
-    assert store.held == 0
+    assert store.holds == 0
 
 
 async def test_who_connects_again_reserves_nothing_twice(between: Between, start: Start) -> None:

@@ -54,7 +54,7 @@ def test_no_order_of_events_takes_a_limit_over_its_amount(server: RedisServer) -
 
         def quiet(self) -> None:
             self.run(self.redis.paid())
-            assert (self.redis.held, self.redis.owed) == (0, 0)
+            assert (self.redis.holds, self.redis.owed) == (0, 0)
             self.run(self.stack.aclose())
 
     run_state_machine_as_test(RedisMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

@@ -5,12 +5,17 @@
 --   epoch             id, run id of the server, when reserving begins, the latest end of each calendar period
 --   alive:<instance>  while a process says so
 --   <id>:count:<name> what a counter holds: buckets, each of which time ends as a whole (`first` to `last`; of each:
---                     e ends at, u used, r reserved), and their sums; of concurrency: id of a request -> its instance
+--                     e ends at, u used, r reserved, n requests that have reserved nothing and are not over), their
+--                     sums, and since which change it is known; of concurrency: id of a request -> its instance
+--   <id>:counts       names of counters that were known
+--   <id>:changed:<subject>, or `all` in its place: when the limits of a subject were changed, or those of all
 --   <id>:held:<uuid>  what a request has reserved, <id>:done:<uuid>: that it is over
 -- ARGV: operation, epoch, moment ('' for this server's clock), instance, windows (hour, day, month: four boundaries
 -- each), then what the operation takes.
 
 local KEEP_S, DONE_S, ALIVE_S, DAY_S, EPOCH_S = 3600, 600, 30, 86400, 604800
+local CHANGED_S = 40 * DAY_S -- longer than any count stays that nobody looks at
+local FEW = 500 -- that are looked at in one step
 local NEVER = 9007199254740991
 local PARTS = {
   requests = { 1, 0, 0 },
@@ -38,6 +43,18 @@ end
 
 local function number()
   return tonumber(take())
+end
+
+local changes = {}
+
+-- A word that is another one after each change of the subject's limits.
+local function changed(name)
+  local subject = string.sub(name, 1, 32)
+  if not changes[subject] then
+    local found = call('MGET', root .. ':changed:' .. subject, root .. ':changed:all')
+    changes[subject] = (found[1] or '') .. '/' .. (found[2] or '')
+  end
+  return changes[subject]
 end
 
 -- windows: `ends` and `starts` of each period, of the window that is charged now
@@ -100,7 +117,7 @@ local function end_old(count, moment)
       return save(count)
     end
     local id = count.first
-    call('HDEL', count.key, 'e' .. id, 'u' .. id, 'r' .. id)
+    call('HDEL', count.key, 'e' .. id, 'u' .. id, 'r' .. id, 'n' .. id)
     count.used, count.reserved, count.first = count.used - used, count.reserved - reserved, id + 1
   end
   count.next, count.ends = NEVER, 0
@@ -152,6 +169,32 @@ local function add(count, id, used, reserved)
   end
 end
 
+local function reserve_in(count, id, amount)
+  add(count, id, 0, amount)
+  if amount == 0 then
+    call('HINCRBY', count.key, 'n' .. id, 1)
+  end
+end
+
+local function awaits(count)
+  if count.reserved > 0 then
+    return true
+  end
+  for id = count.first, count.last do
+    if tonumber(call('HGET', count.key, 'n' .. id) or 0) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- All buckets end; their ids never come again.
+local function forget(count)
+  end_old(count, NEVER)
+  call('HDEL', count.key, 'known')
+  count.known = false
+end
+
 -- Forget slots of processes that have said nothing for long.
 local function reap(count)
   local slots, alive = call('HGETALL', count.key), {}
@@ -179,6 +222,9 @@ local function load(count)
   end
   if count.ends > ends[count.period] then
     shorten(count, ends[count.period])
+  end
+  if count.known and count.known ~= changed(count.name) and not awaits(count) then
+    forget(count)
   end
 end
 
@@ -221,7 +267,7 @@ local function read(more)
       more(counts[index])
     end
     if not counts[index].known then
-      unknown[#unknown + 1] = index - 1
+      unknown[#unknown + 1], unknown[#unknown + 2] = index - 1, changed(name)
     end
   end
   return counts, #unknown > 1 and unknown or nil

@@ -1,8 +1,10 @@
 -- What is done to counters by hand, what processes say of themselves, and which operation was asked for.
 
 local function know(count)
-  call('HSET', count.key, 'known', 1)
+  call('HSET', count.key, 'known', changed(count.name))
   call('EXPIRE', count.key, math.ceil(math.max(count.ends, ends[count.period]) - now) + KEEP_S)
+  call('SADD', root .. ':counts', count.name)
+  call('EXPIRE', root .. ':counts', CHANGED_S)
 end
 
 -- Where what was used then counts now, if it does.
@@ -14,10 +16,11 @@ local function end_of(period, second)
   return starts[period] and second >= starts[period] and ends[period] or nil
 end
 
--- counters with pairs of a second and what was used in it
+-- counters, as of which change ('': this one) they are known, with pairs of a second and what was used in it
 local function seed()
   local _, failed = read(function(count)
-    local wanted = not count.known and count.period ~= 'now'
+    local asked = take()
+    local wanted = not count.known and count.period ~= 'now' and (asked == '' or asked == changed(count.name))
     for _ = 1, number() do
       local stop, amount = end_of(count.period, number()), number()
       if wanted and stop then
@@ -26,8 +29,8 @@ local function seed()
     end
     if wanted then
       know(count)
-      count.known = true
     end
+    count.known = true
   end)
   return failed or { 'ok' }
 end
@@ -65,7 +68,61 @@ local function reset()
   return failed or { 'ok' }
 end
 
+-- counters with what is to be added to what was used
+local function correct()
+  local _, failed = read(function(count)
+    local amount = number()
+    if count.known and count.period ~= 'now' then
+      local id = place(count, ends[count.period])
+      local _, used = bucket(count, id)
+      add(count, id, math.max(amount, -used), 0)
+    end
+    count.known = true
+  end)
+  return failed or { 'ok' }
+end
+
+-- subjects, or `all`, whose counters become unknown when nothing is reserved in them
+local function change()
+  local word = time[1] .. '.' .. time[2]
+  while argument < #ARGV do
+    call('SET', root .. ':changed:' .. take(), word, 'EX', CHANGED_S)
+  end
+  return { 'ok' }
+end
+
+-- Names of counters that may be known, from a cursor on, after the next cursor.
+local function names()
+  local found = call('SSCAN', root .. ':counts', take(), 'COUNT', FEW)
+  local answer = { 'ok', found[1] }
+  for _, name in ipairs(found[2]) do
+    if call('EXISTS', root .. ':count:' .. name) == 1 then
+      answer[#answer + 1] = name
+    else
+      call('SREM', root .. ':counts', name)
+    end
+  end
+  return answer
+end
+
 -- processes
+
+-- Release all that a process has reserved which is no more, from a cursor on. Tells the next one, and of how many requests.
+local function abandon()
+  local gone, cursor, requests = take(), take(), 0
+  if call('EXISTS', base .. 'alive:' .. gone) == 1 then
+    return { 'alive' }
+  end
+  local begin = root .. ':held:'
+  local found = call('SCAN', cursor, 'MATCH', begin .. '*', 'COUNT', FEW)
+  for _, key in ipairs(found[2]) do
+    if cmsgpack.unpack(call('GET', key))[3] == gone then
+      release(string.sub(key, #begin + 1))
+      requests = requests + 1
+    end
+  end
+  return { 'ok', found[1], requests }
+end
 
 local function alive()
   local lapsed = 1 - call('EXISTS', base .. 'alive:' .. instance)
@@ -104,6 +161,10 @@ local operations = {
   seed = seed,
   standings = standings,
   reset = reset,
+  correct = correct,
+  change = change,
+  names = names,
+  abandon = abandon,
   alive = alive,
 }
 return operations[operation]()

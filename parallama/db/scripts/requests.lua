@@ -72,7 +72,7 @@ end
 
 local function hold(id, weight, charges, latest)
   local keep_s = math.max(DAY_S, math.ceil(latest - now) + KEEP_S)
-  call('SET', root .. ':held:' .. id, cmsgpack.pack({ weight, charges }), 'EX', keep_s)
+  call('SET', root .. ':held:' .. id, cmsgpack.pack({ weight, charges, instance }), 'EX', keep_s)
 end
 
 local function grant(id, counts, output, weight)
@@ -83,7 +83,7 @@ local function grant(id, counts, output, weight)
       open_slot(count, id)
     else
       id_of_bucket = place(count, ends[count.period])
-      add(count, id_of_bucket, 0, amount)
+      reserve_in(count, id_of_bucket, amount)
       latest = math.max(latest, count.ends)
     end
     charges[index] = { count.name, count.period, count.meter, id_of_bucket, amount, count.strict }
@@ -124,13 +124,12 @@ local function reserve()
   return grant(id, counts, room, weight)
 end
 
--- id and, unless it is cancelled, the tokens of its prompt and of its output
-local function finish()
-  local id, prompt, output = take(), number(), number()
+-- Count what a request has cost, nothing without a prompt, and release the rest. Tells its overrun.
+local function release(id, prompt, output)
   call('SET', root .. ':done:' .. id, '', 'EX', DONE_S)
   local packed = call('GET', root .. ':held:' .. id)
   if not packed then
-    return { 'ok', 0 }
+    return 0
   end
   call('DEL', root .. ':held:' .. id)
   local held, overrun = cmsgpack.unpack(packed), 0
@@ -144,11 +143,19 @@ local function finish()
       local range = call('HMGET', count.key, 'first', 'last')
       if range[1] and id_of_bucket >= tonumber(range[1]) and id_of_bucket <= tonumber(range[2]) then
         add(count, id_of_bucket, used, -amount)
+        if amount == 0 then
+          call('HINCRBY', count.key, 'n' .. id_of_bucket, -1)
+        end
       end
     end
     overrun = math.max(overrun, strict == 1 and used - amount or 0)
   end
-  return { 'ok', overrun }
+  return overrun
+end
+
+-- id and, unless it is cancelled, the tokens of its prompt and of its output
+local function finish()
+  return { 'ok', release(take(), number(), number()) }
 end
 
 -- Requests that have a grant which this server has lost: id, weight, limits with amount, strict and end.
@@ -173,7 +180,7 @@ local function register()
         end
       elseif fresh and stop > now then
         id_of_bucket = place(count, math.min(stop, ends[count.period]))
-        add(count, id_of_bucket, 0, amount)
+        reserve_in(count, id_of_bucket, amount)
         latest = math.max(latest, stop)
       end
       charges[#charges + 1] = { count.name, count.period, count.meter, id_of_bucket, amount, strict }
