@@ -107,8 +107,9 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     listener = Listener(database_url, on_change, on_reset)
     tokens = _access_tokens(settings.auth)
     callers = Callers(database, settings.auth, listener, tokens)
-    journal = Journal(state_directory / "journal", ids().hex, settings.usage)
-    store = _store(settings)
+    instance = ids().hex
+    journal = Journal(state_directory / "journal", instance, settings.usage)
+    store = _store(settings, instance)
     shipper = Shipper(database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     pool = Pool(settings.nodes, metrics)
     used = _used(Seeds(database, settings.timezone, settings.limits.weights), shipper, listener)
@@ -159,14 +160,15 @@ def _used(seeds: Seeds, shipper: Shipper, listener: Listener) -> Callable[[Colle
     return used
 
 
-def _store(settings: Settings) -> MemoryStore | RedisStore:
-    """Where it is counted what callers use: in Redis, if there is one, together with all who share it."""
+def _store(settings: Settings, instance: str) -> MemoryStore | RedisStore:
+    """Where it is counted what callers use: in Redis, if there is one, together with all who share it. What a process
+    has reserved there has the name of its journal."""
     zone, url = ZoneInfo(settings.timezone), settings.redis.url
     if url is None:
         return MemoryStore(zone)
     from parallama.ledger.redis_store import RedisStore  # takes a while, for nothing where there is none
 
-    return RedisStore(url.get_secret_value(), zone)
+    return RedisStore(url.get_secret_value(), zone, instance=instance)
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:
