@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fire import LINES, SIMPLE, STREAMS, Conduct, Ending, Kind, Shot, says
+from fire import BULK, LINES, SIMPLE, STREAMS, Conduct, Ending, Kind, Shot, says
 
 from parallama.testing import Fault
 
@@ -18,7 +18,8 @@ ERRORS = {400: "bad_request", 404: "model_not_found", 500: "upstream_failed", 50
 """What the simplified dialect makes of a node's status."""
 FREE = (Kind.TAGS, Kind.MODELS, Kind.UPLOAD)
 """Those that cost no tokens."""
-UPTO = 1 << 40
+MOST_OUTPUT = 4096
+"""Tokens at which an estimate by time ends: `limits.max_output_tokens`, as no client here asks for a number of them."""
 
 Sight = tuple[int, Ending]
 """The status and what has come of the body."""
@@ -41,7 +42,6 @@ class Tokens:
 
 
 NO_TOKENS = Tokens((None,), (None,), (False,))
-ANY_TOKENS = Tokens(Anything(), Anything(), Anything())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,14 @@ def legal(shot: Shot) -> list[Verdict]:
         case Conduct.READS | Conduct.PAUSES:
             return _node_ends(shot)
         case Conduct.ANYTIME:
-            return [*_node_ends(shot), _cancelled(ANY_TOKENS)]
+            tokens = (NO_TOKENS, _partial(shot, (None, *range(1, shot.lines + 1)), cut=True), _counted(shot))
+            return [*_node_ends(shot), *map(_cancelled, tokens)]
         case Conduct.MIDSTREAM:
-            return [_cancelled(_partial(shot, range(shot.lines, shot.lines + 1)))]
+            return [_cancelled(_partial(shot, (shot.lines,)))]
         case Conduct.STOPS:
-            return [_cancelled(_partial(shot, range(1, UPTO)), "client_stalled")]
+            return [_cancelled(_partial(shot, range(1, BULK // 4 + 1)), "client_stalled")]
+        case Conduct.UNANSWERED:
+            return [_cancelled(_partial(shot, (None,), cut=True))]
         case _:
             return [_cancelled(NO_TOKENS)]
 
@@ -105,22 +108,35 @@ def _node_ends(shot: Shot) -> list[Verdict]:
 
 
 def _ok(shot: Shot) -> Verdict:
-    prompt, output = shot.counts
-    counts_output = shot.kind in LINES or shot.kind is Kind.UNARY
-    tokens = Tokens((prompt,), (output if counts_output else None,), (False,))
     status = 201 if shot.kind is Kind.UPLOAD else 200
-    return Verdict(status, "ok", None, NO_TOKENS if shot.kind in FREE else tokens, [(status, Ending.WHOLE)])
+    return Verdict(status, "ok", None, _counted(shot), [(status, Ending.WHOLE)])
+
+
+def _counted(shot: Shot) -> Tokens:
+    """As the node tells them."""
+    if shot.kind in FREE:
+        return NO_TOKENS
+    prompt, output = shot.counts
+    return Tokens((prompt,), (output if shot.kind in LINES or shot.kind is Kind.UNARY else None,), (False,))
 
 
 def _failed(status: int, tokens: Tokens, *seen: Sight) -> Verdict:
     return Verdict(status, "failed", "timed_out" if status == 504 else "upstream_failed", tokens, seen)
 
 
-def _partial(shot: Shot, output: Container[int | None]) -> Tokens:
-    """The prompt is estimated; `output` is what the node had said, where it said it line by line."""
+def _partial(shot: Shot, output: Container[int | None], *, cut: bool = False) -> Tokens:
+    """The prompt is estimated; `output` is what the node had said, where it said it line by line. Of a document that
+    was `cut` off, by the client or a timeout, it is estimated by its time, once the speed of the model is known."""
     if shot.kind in FREE:
         return NO_TOKENS
-    return Tokens(range(1, UPTO), output if shot.kind in LINES else (None,), (True,))
+    by_time = (None, *range(MOST_OUTPUT + 1)) if cut and shot.kind is Kind.UNARY else (None,)
+    return Tokens((_prompt_estimate(shot),), output if shot.kind in LINES else by_time, (True,))
+
+
+def _prompt_estimate(shot: Shot) -> int:
+    """A token for four bytes, those of the role among them."""
+    role = "" if shot.kind in (Kind.GENERATE, Kind.EMBED, Kind.BULK) else "user"
+    return len(f"{role}{shot.number} is the number") // 4
 
 
 def _refused(shot: Shot) -> Verdict:
@@ -148,7 +164,7 @@ def _spoilt(shot: Shot, bad: int) -> list[Verdict]:
         # the lines before it may be in the same read, and then it is the first that the client could get
         return [_broken(shot, bad, begun=begun) for begun in (True, False)]
     if shot.kind in STREAMS and bad == shot.lines:
-        return [_failed(502, _partial(shot, range(bad, UPTO)), (200, Ending.ERROR_LINE))]
+        return [_failed(502, _partial(shot, range(bad, bad + len(says(shot)[bad]) // 4 + 1)), (200, Ending.ERROR_LINE))]
     if shot.kind in STREAMS or shot.kind in FREE:
         return [_ok(shot)]
     return [_no_answer(shot)]
@@ -173,19 +189,20 @@ def _struck(shot: Shot) -> list[Verdict]:
     cue, status = shot.cue, 504 if shot.cue.fault is Fault.HANG else 502
     if cue.after_body is None:
         unread = [(0, Ending.BROKEN)] if shot.takes is not None else []
-        return [_failed(status, NO_TOKENS, (status, Ending.WHOLE), *unread)]
+        tokens = _partial(shot, (None,), cut=True) if cue.fault is Fault.HANG else NO_TOKENS
+        return [_failed(status, tokens, (status, Ending.WHOLE), *unread)]
     reached = _reached(shot, cue.after_body, status)
     if cue.fault is not Fault.RESET:
         return [reached]
-    lost = Tokens(Anything(), (None, *range(1, shot.lines + 1)), Anything())
+    lost = _partial(shot, (None, *range(1, shot.lines + 1)))
     seen = [(502, Ending.WHOLE), (200, Ending.ERROR_LINE)]
-    return [reached, _failed(502, NO_TOKENS if shot.kind in FREE else lost, *seen)]
+    return [reached, *(_failed(502, tokens, *seen) for tokens in (NO_TOKENS, lost))]
 
 
 def _reached(shot: Shot, at: int, status: int) -> Verdict:
     """What `at` bytes of the body are worth."""
     if shot.kind not in LINES:
-        return _failed(status, _partial(shot, (None,)), (status, Ending.WHOLE))
+        return _failed(status, _partial(shot, (None,), cut=status == 504), (status, Ending.WHOLE))
     lines = says(shot)
     if at >= sum(map(len, lines)) - (shot.kind not in SIMPLE):  # to the native codecs the last newline is none of it
         return _ok(shot)

@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from math import inf
@@ -95,14 +95,16 @@ class Upstream:
         await_continue: bool = False,
         limit_s: float | None = None,
         beside: bool = False,
+        asking: Callable[[], None] | None = None,
     ) -> NodeAnswer:
         """Send one request; the answer, its head known, is to be left as a context (`with`) when it is done with.
 
         `path` is percent-encoded and begins with a slash; a body that is piped has its Content-Length in `headers`, or
         is chunked. With `await_continue` the body is asked for only when the node says 100 Continue (RFC 9110 section
         10.1.1); its final answer may come instead. `limit_s` bounds the whole. With `beside` it does not count among
-        `max_connections`: a node whose connections are all in use can still be looked at. Leaving the context before
-        the body's end closes the connection, which is how a node is told to stop.
+        `max_connections`: a node whose connections are all in use can still be looked at. `asking` is called
+        once there is a connection, just before the node gets anything. Leaving the context before the body's end closes
+        the connection, which is how a node is told to stop.
         """
         if not self._running:
             raise RuntimeError("the upstream is not running")
@@ -112,6 +114,8 @@ class Upstream:
         head = self._head(method, path, headers, _framing(method, whole, chunked, await_continue))
         started = self._loop.time()
         connection = await self._acquire(started + (limits.total_s or inf), None if beside else self._free)
+        if asking is not None:
+            asking()
         answer = connection.ask(method, head, whole, limits, started)
         try:
             if piped is not None:

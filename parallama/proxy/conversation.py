@@ -48,7 +48,7 @@ class Ledger(Protocol):
         """Whether what is written down has to be secure before the client has the last of its answer."""
 
     def dispatch(self) -> None:
-        """It asks its node for its model."""
+        """It asks its node for its model: from here on that may cost tokens."""
 
     def close(self, coming: int) -> None:
         """It has ended, but for the last so many bytes of its answer."""
@@ -107,7 +107,6 @@ class Conversation:
                 for outbound in codec.outbounds:
                     await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
-                    ledger.dispatch()
                     head = await self._ask(lease, outbound, heartbeats, ledger)
                     last = self._last + codec.finish()
         else:
@@ -126,7 +125,8 @@ class Conversation:
         codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        sent = lease.node.upstream.send(outbound.method, outbound.path, headers, content, await_continue=waits)
+        send = partial(lease.node.upstream.send, await_continue=waits, asking=ledger.dispatch)
+        sent = send(outbound.method, outbound.path, headers, content)
         if not (codec.heartbeat and codec.streams):
             return await self._pass_on(outbound, sent, None, ledger)
         with heartbeats.during(self._beat) as beats:

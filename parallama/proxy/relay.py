@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -56,7 +57,7 @@ class Relay:
         self._pool = pool
         self._books = books
         self._admission = admission
-        self._speeds = Speeds()
+        self._speeds = Speeds(pool.catalog, settings.limits.max_output_tokens)
         self._stalls = stalls
         self._heartbeats = heartbeats
         self._settings = settings
@@ -101,15 +102,16 @@ class Relay:
             raise
         finally:
             account()
-            if cut:
-                self._speeds.estimate(exchange, route.use, codec)
-        self._learn(exchange, route.use, codec)
+            if cut and entries.asked_at is not None:
+                self._speeds.estimate(exchange, route.use, codec, entries.asked_at)
+        self._learn(exchange, route.use, codec, entries.asked_at)
         return answer.response
 
-    def _learn(self, exchange: Exchange, use: Use, codec: Codec) -> None:
+    def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_at: float | None) -> None:
         """What an exchange that has ended tells of the models."""
         self._ratios.learn_from(codec, exchange)
-        self._speeds.learn_from(exchange)
+        if asked_at is not None:
+            self._speeds.learn_from(exchange, asked_at)
         if exchange.model and exchange.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
         if use is Use.MANAGE:
@@ -167,8 +169,12 @@ class _Entries:
     def __init__(self, books: Books, exchange: Exchange, account: Callable[[], None]) -> None:
         self._books, self._exchange, self._account = books, exchange, account
         self.strict = books.strict
+        self.asked_at: float | None = None
+        """Monotonic; when a node was first asked."""
 
     def dispatch(self) -> None:
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
         self._books.dispatch(self._exchange)
 
     def close(self, coming: int) -> None:

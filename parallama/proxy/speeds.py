@@ -1,6 +1,6 @@
 """How fast models answer, for what is used by an answer that nobody waits for: its node never counts it.
 
-By the nodes' names of models; of one process.
+By the nodes' names of models; of one process. Times are monotonic.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from parallama.exchange import Exchange, Usage
 from parallama.gateway.api import Codec, Use
 from parallama.gateway.counting import prompt_estimate
 from parallama.gateway.names import canonical
+from parallama.ledger.bounds import likely_output
+from parallama.nodes.catalog import Catalog
 
 COSTLY = (Use.CHAT, Use.GENERATE, Use.EMBED)
 """What costs tokens."""
@@ -26,35 +28,45 @@ _MODELS = 256
 class Speeds:
     """Of the models asked last."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalog: Catalog, otherwise: int) -> None:
+        """`otherwise`: tokens that an answer is taken to have at most when its client has not said."""
+        self._catalog, self._otherwise = catalog, otherwise
         self._speeds: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def learn_from(self, exchange: Exchange) -> None:
-        """The speed of an exchange that has ended, if its node counted it."""
+    def learn_from(self, exchange: Exchange, asked_at: float) -> None:
+        """The speed of an exchange that has ended, if its node counted it; `asked_at`: when the node was asked."""
         tokens = exchange.usage.output_tokens or 0
         if not exchange.model or not exchange.usage.final or tokens < _FEWEST_TOKENS:
             return
         speeds = self._speeds.setdefault(canonical(exchange.model), deque(maxlen=_COUNTED))
-        speeds.append(tokens / max(time.monotonic() - exchange.started, 1e-3))
+        speeds.append(tokens / max(time.monotonic() - asked_at, 1e-3))
         self._speeds.move_to_end(canonical(exchange.model))
         if len(self._speeds) > _MODELS:
             self._speeds.popitem(last=False)
 
-    def estimate(self, exchange: Exchange, use: Use, codec: Codec) -> None:
-        """Fill in what is not known of an exchange that was cut off while its node worked: the prompt by its length,
-        the answer by the time that it took, no more than it might have had. What cannot be told stays unknown."""
+    def estimate(self, exchange: Exchange, use: Use, codec: Codec, asked_at: float) -> None:
+        """Fill in what is not known of an exchange that was cut off after its node was asked: the prompt by its
+        length, a document by the time that it took, no more than it might have had. What cannot be told stays unknown,
+        and so does the output of a node that streams and has said nothing."""
         usage = exchange.usage
-        if exchange.closed or exchange.node is None or usage.final or use not in COSTLY:
+        if exchange.closed or usage.final or use not in COSTLY:
             return
         prompt, output = usage.prompt_tokens, usage.output_tokens
         if prompt is None:
             prompt = sum(prompt_estimate(outbound.body) for outbound in codec.outbounds if outbound.body)
-        if output is None and use is not Use.EMBED:
-            output = self._generated(exchange)
+        if output is None and use is not Use.EMBED and not _streams(codec):
+            output = self._generated(exchange, codec, asked_at)
         if output is not None and exchange.output_bound is not None:
             output = min(output, exchange.output_bound)
         exchange.usage = Usage(prompt_tokens=prompt, output_tokens=output)
 
-    def _generated(self, exchange: Exchange) -> int | None:
-        speeds = self._speeds.get(canonical(exchange.model)) if exchange.model else None
-        return round(median(speeds) * (time.monotonic() - exchange.started)) if speeds else None
+    def _generated(self, exchange: Exchange, codec: Codec, asked_at: float) -> int | None:
+        if not exchange.model or not (speeds := self._speeds.get(canonical(exchange.model))):
+            return None
+        most = likely_output(codec.outbounds, self._catalog.described(exchange.model), self._otherwise)
+        return min(most, round(median(speeds) * (time.monotonic() - asked_at)))
+
+
+def _streams(codec: Codec) -> bool:
+    """Whether the node answers in lines, whatever the client gets."""
+    return all((outbound.body or {}).get("stream") is not False for outbound in codec.outbounds)
