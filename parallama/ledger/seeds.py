@@ -68,7 +68,7 @@ class _Round:
     """Counters that are asked for together."""
 
     def __init__(self) -> None:
-        self.wanted: set[Counter] = set()
+        self.wanted: dict[Counter, str] = {}
         self.failed = False
 
 
@@ -80,8 +80,8 @@ class Seeding:
         self._one = asyncio.Lock()
         self._next = _Round()
 
-    async def fill(self, counters: Collection[Counter]) -> None:
-        """Until the store may know the counters; ask it again. Raises Unavailable."""
+    async def fill(self, counters: Mapping[Counter, str]) -> None:
+        """Until the store may know the counters, which are as in Unknown; ask it again. Raises Unavailable."""
         joined = self._next
         joined.wanted.update(counters)
         async with self._one:
@@ -93,7 +93,7 @@ class Seeding:
     async def _ask(self, round: _Round) -> None:
         self._next = _Round()
         try:
-            self._store.seed(await self._used(round.wanted))
+            self._store.seed(await self._used(round.wanted), round.wanted)
         except Unavailable:
             round.failed = True
 
