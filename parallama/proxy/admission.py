@@ -88,7 +88,7 @@ class Admission:
                 if not isinstance(outcome, Unknown):
                     return outcome
                 unknown = outcome.counters
-                await self._seeding.fill(unknown)
+                await self._seeding.fill(outcome.counters)
             except (Uncountable, Unavailable):
                 limits = _without(limits, unknown)
                 self._metrics.limit_uncounted.inc()
