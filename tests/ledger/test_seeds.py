@@ -112,7 +112,7 @@ async def test_those_who_wait_together_ask_once_and_fail_together() -> None:
     memory = MemoryStore(ZoneInfo("UTC"))
     seeding = Seeding(memory, used)
     counters = [counter(Meter.REQUESTS, subject=UUID(int=number)) for number in range(50)]
-    waiting = asyncio.gather(*(seeding.fill([one]) for one in counters), return_exceptions=True)
+    waiting = asyncio.gather(*(seeding.fill({one: ""}) for one in counters), return_exceptions=True)
     await asyncio.sleep(0)
     gate.set()
     results = await waiting
@@ -134,9 +134,9 @@ async def test_who_gives_up_waiting_leaves_the_others_to_ask() -> None:
     memory = MemoryStore(ZoneInfo("UTC"))
     seeding, one = Seeding(memory, used), counter(Meter.REQUESTS)
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(seeding.fill([one]))
+        first = group.create_task(seeding.fill({one: ""}))
         await asyncio.sleep(0)
-        group.create_task(seeding.fill([one]))
+        group.create_task(seeding.fill({one: ""}))
         await asyncio.sleep(0)
         first.cancel()
     assert memory.known == 1
