@@ -168,6 +168,8 @@ class UsageRecord(NamedTuple):
     client_request_id: str | None
     end_user: str | None
     """Whom the client serves, in its own words."""
+    charged_at: datetime | None
+    """When its limits were charged, by the clock of whoever counts; None: nothing was reserved."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -201,6 +203,8 @@ class Exchange:
     """Parameters of the request that changed nothing."""
     quotas: Sequence[Quota] = ()
     """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
+    charged_at: datetime | None = None
+    """As UsageRecord has it."""
     output_bound: int | None = None
     """Most tokens that its answers may have together; None: no limit counts them."""
     closed: bool = False
@@ -242,4 +246,5 @@ class Exchange:
             context_full=self.context_full,
             client_request_id=self.client_request_id,
             end_user=self.end_user,
+            charged_at=self.charged_at,
         )

@@ -51,6 +51,7 @@ def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
         context_full=None,
         client_request_id=None,
         end_user=None,
+        charged_at=None,
     )
     return row._replace(**changes)
 

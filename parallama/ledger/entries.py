@@ -21,7 +21,7 @@ COLUMNS, ADMIT, DISPATCH, PROGRESS, FINAL = b"C", b"A", b"D", b"P", b"F"
 
 _FIELDS = UsageRecord._fields
 _IDS = tuple(map(_FIELDS.index, ("id", "user_id", "key_id")))
-_CREATED_AT = _FIELDS.index("created_at")
+_CREATED_AT, _CHARGED_AT = map(_FIELDS.index, ("created_at", "charged_at"))
 ABORTED = "aborted"
 """The error of an exchange whose process was killed."""
 
@@ -46,9 +46,9 @@ def admit(row: UsageRecord) -> bytes:
     return ADMIT + _json(row)
 
 
-def dispatch(id: UUID, node: str, model: str | None) -> bytes:
-    """The exchange is sent to this node, for this model."""
-    return DISPATCH + orjson.dumps((id, node, model))
+def dispatch(id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> bytes:
+    """The exchange is sent to this node, for this model; its limits were charged then, if it has some."""
+    return DISPATCH + orjson.dumps((id, node, model, charged_at))
 
 
 def progress(reached: Iterable[Reached]) -> bytes:
@@ -84,8 +84,8 @@ class Reader:
             row = self._row(document)
             self._open.setdefault(row.id, row)
         elif kind == DISPATCH:
-            id, node, model = document[:3]  # a newer version may say more
-            self._change(UUID(id), node=node, model=model)
+            id, node, model, at = (*document, None)[:4]  # an older version says less, a newer one may say more
+            self._change(UUID(id), node=node, model=model, charged_at=_moment(at))
         elif kind == PROGRESS:
             for id, *reached in document:
                 self._change(UUID(id), **dict(zip(Reached._fields[1:], reached, strict=False)))
@@ -112,6 +112,7 @@ class Reader:
         for at in _IDS:
             values[at] = values[at] and UUID(values[at])
         values[_CREATED_AT] = datetime.fromisoformat(values[_CREATED_AT])
+        values[_CHARGED_AT] = _moment(values[_CHARGED_AT])
         return UsageRecord._make(values)
 
 
@@ -120,6 +121,10 @@ def _json(row: UsageRecord) -> bytes:
         return orjson.dumps(tuple(row))
     except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring
         return orjson.dumps([_text(value) if isinstance(value, str) else value for value in row])
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _text(value: str) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -98,10 +99,10 @@ class Journal:
             raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
         self._open[row.id] = _Open(progress, [entry])
 
-    def dispatch(self, id: UUID, node: str, model: str | None) -> None:
-        """The exchange, which was admitted, goes to this node for this model."""
+    def dispatch(self, id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> None:
+        """The exchange, which was admitted, goes to this node for this model; `charged_at`: as its row has it."""
         if (one := self._open.get(id)) is not None:
-            entry = entries.dispatch(id, node, model)
+            entry = entries.dispatch(id, node, model, charged_at)
             one.entries.append(entry)
             self._write(entry)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from math import ceil
 from uuid import UUID
 
@@ -53,6 +54,7 @@ class Admission:
         cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
         grant = await self._grant(exchange, limits, cost)
         exchange.quotas = [_quota(one) for one in grant.standings]
+        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
         self._warnings.look(grant.standings)
         exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:

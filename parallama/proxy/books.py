@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 from aiohttp import web
 
@@ -66,6 +67,8 @@ class Books:
         self._named = named
         self._settle_limits = settle_limits
         self._under_way: Counter[str] = Counter()
+        self.under_way: set[UUID] = set()
+        """Ids of the exchanges that have begun and not ended."""
         self._ended: list[_Ended] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -89,6 +92,7 @@ class Books:
     def begin(self, exchange: Exchange) -> None:
         """An exchange has begun; `end` is to follow."""
         self._under_way[exchange.gateway] += 1
+        self.under_way.add(exchange.id)
 
     def admit(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
         """An exchange is about to ask a node; `usage` tells what has come of it by now. Raises Unavailable when that
@@ -98,7 +102,7 @@ class Books:
     def dispatch(self, exchange: Exchange) -> None:
         """It asks its node for its model."""
         assert exchange.node is not None
-        self._journal.dispatch(exchange.id, exchange.node, exchange.model)
+        self._journal.dispatch(exchange.id, exchange.node, exchange.model, exchange.charged_at)
 
     def close(self, exchange: Exchange, coming: int = 0) -> None:
         """Write down how an exchange has ended, if its caller is known and it is not written yet. The last `coming`
@@ -121,6 +125,7 @@ class Books:
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
         self._under_way[exchange.gateway] -= 1
+        self.under_way.discard(exchange.id)
         arrival = request[ARRIVAL]
         try:
             self.close(exchange)

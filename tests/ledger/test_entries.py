@@ -26,14 +26,18 @@ EVERY = make_row(
     output_tokens=2**62,
     client_request_id="mine",
     end_user="somebody",
+    charged_at=datetime(2026, 10, 25, 1, 0, 0, 7, UTC),
 )
 NONE = dict.fromkeys(
-    ("key_id", "model_asked", "model", "node", "prompt_tokens", "output_tokens", "ttft_ms", "error", "context_full")
-)
+    (
+        "key_id", "model_asked", "model", "node", "prompt_tokens", "output_tokens", "ttft_ms", "error", "context_full",
+        "client_request_id", "end_user", "charged_at",
+    )
+)  # fmt: skip
 
 
 def test_every_value_of_a_row_is_read_as_it_was_written() -> None:
-    for row in (EVERY, EVERY._replace(**NONE, client_request_id=None, end_user=None)):
+    for row in (EVERY, EVERY._replace(**NONE)):
         (found,) = read([entries.final(row)])
         assert found == row
         assert list(map(type, found)) == list(map(type, row))
@@ -55,6 +59,34 @@ def test_columns_that_an_older_version_did_not_have_are_empty() -> None:
     assert found == EVERY._replace(end_user=None, context_full=None)
 
 
+OF_AN_EARLIER_VERSION = (
+    b'C["id","created_at","user_id","username","key_id","gateway","operation","model_asked","model","node",'
+    b'"prompt_tokens","output_tokens","estimated","ttft_ms","duration_ms","status","outcome","error","streamed",'
+    b'"request_bytes","response_bytes","context_full","client_request_id","end_user"]',
+    b'A["019f8b2e-7c11-7d00-8000-000000000001","2026-07-22T18:00:00.145000+00:00",'
+    b'"00000000-0000-0000-0000-000000000001","alice",null,"ollama","chat","llama3.2",null,null,null,null,false,null,'
+    b'0.5,500,"failed",null,true,512,0,null,null,null]',
+    b'D["019f8b2e-7c11-7d00-8000-000000000001","node-1","llama3.2"]',
+    b'P[["019f8b2e-7c11-7d00-8000-000000000001",7,100,20.5,1000.5]]',
+    b'F["019f8b2e-7c11-7d00-8000-000000000002","2026-07-22T18:00:00.145000+00:00",'
+    b'"00000000-0000-0000-0000-000000000001","alice",null,"ollama","chat","llama3.2","llama3.2","node-1",26,298,false,'
+    b'120.25,1500.5,200,"ok",null,true,512,4096,null,"mine","somebody"]',
+)
+
+
+def test_a_journal_of_the_version_before_limits_told_when_they_charged_is_read() -> None:
+    ended, open_ = read(OF_AN_EARLIER_VERSION)
+    assert (ended.output_tokens, ended.outcome, ended.end_user, ended.charged_at) == (298, "ok", "somebody", None)
+    assert (open_.node, open_.output_tokens, open_.error, open_.charged_at) == ("node-1", 7, "aborted", None)
+
+
+def test_who_asked_a_node_was_charged_when_its_dispatch_says_so() -> None:
+    asked, waiting = admitted(EVERY)._replace(charged_at=None), admitted(make_row())
+    told = [entries.admit(asked), entries.admit(waiting)]
+    told += [entries.dispatch(asked.id, "node-1", "llama3.2", EVERY.charged_at)]
+    assert [row.charged_at for row in read(told)] == [EVERY.charged_at, None]
+
+
 def test_columns_that_only_a_newer_version_has_are_left_out() -> None:
     newer = as_another_version(EVERY, {"weight": 2.5})
     assert read(newer) == [EVERY]
@@ -66,7 +98,7 @@ def test_more_facts_of_a_newer_version_are_left_out() -> None:
     row = admitted(EVERY)
     told = [
         entries.admit(row),
-        entries.DISPATCH + orjson.dumps((row.id, "node-1", "llama3.2", "more")),
+        entries.DISPATCH + orjson.dumps((row.id, "node-1", "llama3.2", None, "more")),
         entries.PROGRESS + orjson.dumps([(*reached(row, 7), "more")]),
     ]
     (found,) = read(told)
@@ -75,7 +107,7 @@ def test_more_facts_of_a_newer_version_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [b"X[]", b"", b"F", b"F{", b"F[1]", b"F3", b"Dnull", b"D[1]", b"P[3]", b"A" + orjson.dumps(list(range(24)))],
+    [b"X[]", b"", b"F", b"F{", b"F[1]", b"F3", b"Dnull", b"D[1]", b"P[3]", b"A" + orjson.dumps(list(range(25)))],
 )
 def test_an_entry_that_is_none_is_said_to_be_none(entry: bytes) -> None:
     with pytest.raises(ValueError):

@@ -13,6 +13,7 @@ import pytest
 from usage_rows import make_row, store
 
 from parallama.db.pool import Database
+from parallama.db.query import Query
 from parallama.errors import Unavailable
 from parallama.ledger.memory import MemoryStore
 from parallama.ledger.seeds import Seeding, Seeds, Used, weight_of
@@ -20,6 +21,22 @@ from parallama.limits import Counter, Limit, Meter, Period, Scope
 
 USER, KEY, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
 PERIODS = (Period.MINUTE, Period.HOUR, Period.DAY, Period.MONTH)
+HOUR = timedelta(hours=1)
+_PEOPLE = Query(
+    "people",
+    (),
+    """
+    WITH made AS (INSERT INTO users (id, username) VALUES ($1, 'alice'), ($3, 'bob'))
+    INSERT INTO api_keys (id, user_id, digest, hint) VALUES ($2, $1, sha256('a'), '')
+    """,
+)
+
+
+@pytest.fixture
+async def database(database: Database) -> Database:
+    """With those whose rows are in it."""
+    await database.execute(_PEOPLE, USER, KEY, OTHER)
+    return database
 
 
 def row(**changes: Any) -> Any:
@@ -90,6 +107,49 @@ async def test_only_what_is_in_the_window_counts(database: Database) -> None:
     used = {one.limit.scope.period: one.used for one in await memory.standings(limits)}
     assert used[Period.DAY] == 1
     assert used[Period.MONTH] == (2 if midnight != first else 1)
+
+
+@pytest.mark.parametrize("period", PERIODS)
+async def test_it_counts_where_it_was_charged_whatever_the_clock_of_its_process(
+    database: Database, period: Period
+) -> None:
+    now = datetime.now(UTC)
+    moments = [now - 2 * HOUR, now, now + 2 * HOUR]
+    long_ago = now - timedelta(days=40)
+    rows = [row(moment=moment, charged_at=now) for moment in moments] + [row(charged_at=long_ago)]
+    await store(database, rows)
+    assert await total(database, counter(Meter.REQUESTS, period)) == 3
+
+
+@pytest.mark.parametrize("period", PERIODS)
+@pytest.mark.parametrize("askew", [-HOUR, HOUR])
+async def test_a_clock_that_is_an_hour_off_leaves_nothing_out(
+    database: Database, period: Period, askew: timedelta
+) -> None:
+    """The counter itself leaves out what is not in its window."""
+    now, before = datetime.now(UTC), {Period.MINUTE: timedelta(minutes=2)}.get(period, timedelta(days=40))
+    await store(database, [row(charged_at=now), row(charged_at=now - before)])
+    seeds = Seeds(database, "UTC", {}, now=lambda: (now + askew).timestamp())
+    one = counter(Meter.REQUESTS, period)
+    memory = MemoryStore(ZoneInfo("UTC"), now=now.timestamp)
+    memory.seed(await seeds.of([one]))
+    (standing,) = await memory.standings([Limit(subject=USER, scope=one.scope, amount=1)])
+    assert standing.used == 1
+
+
+async def test_sums_are_corrected(database: Database) -> None:
+    await store(database, [row(), row()])
+    columns = (
+        "hour, user_id, username, key_id, gateway, model, node, requests, ok, failed, cancelled, refused, estimated"
+    )
+    taken = (
+        f"INSERT INTO usage_hours ({columns}, prompt_tokens, output_tokens, duration_ms, ttft_ms, ttft_count, asked,"
+        " correction)"
+        f" SELECT {columns}, -1, -9, -duration_ms, 0, 0, -1, 1 FROM usage_hours"
+    )
+    await database.execute(Query("taken", (), taken))
+    assert await total(database, counter(Meter.REQUESTS)) == 1
+    assert await total(database, counter(Meter.TOTAL_TOKENS)) == 16
 
 
 async def test_a_model_weighs_what_the_first_pattern_says(database: Database) -> None:

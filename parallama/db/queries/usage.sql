@@ -16,17 +16,17 @@ WITH added AS (
     INSERT INTO usage SELECT * FROM incoming_usage ON CONFLICT DO NOTHING RETURNING *
 )
 INSERT INTO usage_hours AS known
-SELECT usage_hour(created_at, $1), user_id, username,
+SELECT usage_hour(COALESCE(charged_at, created_at), $1), user_id, username,
     COALESCE(key_id, '00000000-0000-0000-0000-000000000000'), gateway, COALESCE(model, model_asked, ''),
     COALESCE(node, ''), count(*), count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
     count(*) FILTER (WHERE outcome = 'cancelled'), count(*) FILTER (WHERE outcome = 'refused'),
     count(*) FILTER (WHERE estimated), COALESCE(sum(prompt_tokens), 0), COALESCE(sum(output_tokens), 0),
     sum(duration_ms), COALESCE(sum(ttft_ms), 0), count(ttft_ms),
-    count(*) FILTER (WHERE node IS NOT NULL AND operation IN ('chat', 'generate', 'embed'))
+    count(*) FILTER (WHERE node IS NOT NULL AND operation IN ('chat', 'generate', 'embed')), 0
 FROM added
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 ORDER BY 1, 2, 3, 4, 5, 6, 7
-ON CONFLICT (hour, user_id, username, key_id, gateway, model, node) DO UPDATE SET
+ON CONFLICT (hour, user_id, username, key_id, gateway, model, node, correction) DO UPDATE SET
     requests = known.requests + excluded.requests,
     ok = known.ok + excluded.ok,
     failed = known.failed + excluded.failed,
@@ -69,7 +69,7 @@ SELECT at, username, key_id, gateway, model, node,
     sum(prompt_tokens)::bigint AS prompt_tokens,
     sum(output_tokens)::bigint AS output_tokens,
     sum(prompt_tokens + output_tokens)::bigint AS total_tokens,
-    sum(duration_ms) / sum(requests) AS mean_duration_ms,
+    sum(duration_ms) / NULLIF(sum(requests), 0) AS mean_duration_ms,
     sum(ttft_ms) / NULLIF(sum(ttft_count), 0) AS mean_ttft_ms
 FROM (
     SELECT
@@ -131,7 +131,7 @@ SELECT gateway, NULLIF(model, '') AS model,
     sum(prompt_tokens)::bigint AS prompt_tokens,
     sum(output_tokens)::bigint AS output_tokens,
     sum(prompt_tokens + output_tokens)::bigint AS total_tokens,
-    sum(duration_ms) / sum(requests) AS mean_duration_ms,
+    sum(duration_ms) / NULLIF(sum(requests), 0) AS mean_duration_ms,
     sum(ttft_ms) / NULLIF(sum(ttft_count), 0) AS mean_ttft_ms
 FROM usage_hours
 WHERE lower(username) = lower($1) AND ($2::text IS NULL OR gateway = $2) AND hour >= $3 AND hour < $4
