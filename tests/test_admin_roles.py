@@ -198,12 +198,14 @@ async def test_a_path_to_no_role_is_a_404(api: Api, name: str) -> None:
 async def test_nobody_gives_for_longer_than_they_have(api: Api) -> None:
     await api.done("POST", "roles", {"name": "deputy", "permissions": ["manage_users", "manage_roles"]})
     key, soon, later = await api.user("stand-in"), "2199-01-01T00:00:00Z", "2199-06-01T00:00:00Z"
-    given = await api.done("POST", "users/stand-in/roles", {"role": "deputy", "expires_at": soon})
+    await api.done("POST", "users/stand-in/roles", {"role": "deputy", "expires_at": soon})
     await api.user("other")
+    await api.user("second")
+    given = await api.done("POST", "users/second/roles", {"role": "deputy", "expires_at": soon})
     for method, path, body in (
-        ("PATCH", "users/stand-in", {"role": "deputy"}),
-        ("PATCH", f"users/stand-in/roles/{given['id']}", {"expires_at": None}),
-        ("PATCH", f"users/stand-in/roles/{given['id']}", {"expires_at": later}),
+        ("PATCH", "users/second", {"role": "deputy"}),
+        ("PATCH", f"users/second/roles/{given['id']}", {"expires_at": None}),
+        ("PATCH", f"users/second/roles/{given['id']}", {"expires_at": later}),
         ("POST", "users/other/roles", {"role": "deputy"}),
         ("POST", "users", {"username": "accomplice", "role": "deputy"}),
         ("PATCH", "roles/deputy", {"description": "for ever"}),

@@ -60,8 +60,8 @@ class Assignments:
     """The roles of users. A user is named by name, in whatever case, or by id.
 
     Methods raise NotFound when there is no such user or assignment, NotAllowed when the role gives more than `actor`
-    holds or the user is an admin and `actor` is none, Conflict when no active admin would be left, Unavailable when the
-    database does not answer.
+    holds, and when the user is an admin, or `actor`, who is none: roles come with limits. They raise Conflict when no
+    active admin would be left, Unavailable when the database does not answer.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Assignments:
         """The user, whose roles nobody else changes meanwhile."""
         async with self._database.change(self._actor.told()) as one:
             user = await located(one, name, self._now())
+            self._actor.require_other(user_id=user.id, what="change the roles of a user")
             await one.execute(_SQL.lock_user.sql, user.id)
             yield one, await located(one, str(user.id), self._now())
 

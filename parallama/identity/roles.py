@@ -80,9 +80,9 @@ class Role:
 class Roles:
     """The records of roles.
 
-    Methods raise NotFound when there is no such role, NotAllowed when it gives more than `actor` holds, Outdated when
-    it has not the `version` asked for, Conflict when no active admin would be left, Unavailable when the database does
-    not answer.
+    Methods raise NotFound when there is no such role, NotAllowed when it gives more than `actor` holds, or when `actor`
+    has it, is no admin and would be limited otherwise by the change, Outdated when it has not the `version` asked for,
+    Conflict when no active admin would be left, Unavailable when the database does not answer.
     """
 
     def __init__(
@@ -125,6 +125,8 @@ class Roles:
         async with self._change() as one, keeping_an_admin(one, self._now()):
             role = await self._touch(one, name, version, "change")
             new = _changed(role.record, changes)
+            if (new.name, new.parent) != (name, role.record.parent):
+                self._require_not_held(name, "change the name of, or what is above,")
             own = await _known(one, new.permissions)
             above = await self._parent(one, new.parent)
             _require_no_circle(role, above)
@@ -138,6 +140,7 @@ class Roles:
         `cascade` it is taken from all of them."""
         async with self._change() as one, keeping_an_admin(one, self._now()):
             role = await self._touch(one, name, version, "delete")
+            self._require_not_held(name, "delete")
             if role.record.seeded:
                 raise Conflict(f"the role {name} cannot be deleted: it is there from the beginning")
             if not cascade:
@@ -172,6 +175,10 @@ class Roles:
 
     def _require(self, gives: Iterable[str], admin: bool, verb: str, name: str) -> None:
         self._actor.require(frozenset(gives), admin=admin, what=f"{verb} the role {name}")
+
+    def _require_not_held(self, name: str, verb: str) -> None:
+        """The limits of the actor hang on it."""
+        self._actor.require_other(role=name, what=f"{verb} the role {name}")
 
     async def _parent(self, one: Connection, name: str | None) -> Role | None:
         return None if name is None else await named_role(one, name, self._now(), param="parent")
