@@ -97,6 +97,12 @@ class Metrics:
         self.limit_overrun = gauge(
             "parallama_limit_overrun_tokens", "Tokens that requests cost beyond what they had reserved."
         )
+        self.ledger_drift = gauge(
+            "parallama_ledger_drift", "Found off when it was last looked at, and corrected: sums or counts.", ("kind",)
+        )
+        for kind in ("sums", "counts"):
+            self.ledger_drift.labels(kind)
+        self.ledger_leaked = gauge("parallama_ledger_leaked", "Reservations and leases found held for nobody.")
         self.redis_up = gauge("parallama_redis_up", "1: Redis answers; 0 too where there is none.")
         self.redis_owed = gauge("parallama_redis_owed", "Settlements that Redis has not acknowledged.")
         self.database_up = gauge("parallama_database_up", "1: the database answers.")
