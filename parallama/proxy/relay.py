@@ -102,16 +102,15 @@ class Relay:
             raise
         finally:
             account()
-            if cut and entries.asked_at is not None:
-                self._speeds.estimate(exchange, route.use, codec, entries.asked_at)
-        self._learn(exchange, route.use, codec, entries.asked_at)
+            if cut:
+                self._speeds.estimate(exchange, route.use, codec.outbounds, entries.asked_s)
+        self._learn(exchange, route.use, codec, entries.asked_s)
         return answer.response
 
-    def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_at: float | None) -> None:
+    def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_s: float | None) -> None:
         """What an exchange that has ended tells of the models."""
         self._ratios.learn_from(codec, exchange)
-        if asked_at is not None:
-            self._speeds.learn_from(exchange, asked_at)
+        self._speeds.learn_from(exchange, asked_s)
         if exchange.model and exchange.usage.final and codec.context is None:
             self._pool.answered(exchange.model)
         if use is Use.MANAGE:
@@ -169,12 +168,16 @@ class _Entries:
     def __init__(self, books: Books, exchange: Exchange, account: Callable[[], None]) -> None:
         self._books, self._exchange, self._account = books, exchange, account
         self.strict = books.strict
-        self.asked_at: float | None = None
-        """Monotonic; when a node was first asked."""
+        self._asked_at: float | None = None
+
+    @property
+    def asked_s(self) -> float | None:
+        """Seconds since a node was first asked; None: none was."""
+        return None if self._asked_at is None else time.monotonic() - self._asked_at
 
     def dispatch(self) -> None:
-        if self.asked_at is None:
-            self.asked_at = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
         self._books.dispatch(self._exchange)
 
     def close(self, coming: int) -> None:

@@ -1,16 +1,17 @@
 """How fast models answer, for what is used by an answer that nobody waits for: its node never counts it.
 
-By the nodes' names of models; of one process. Times are monotonic.
+By the nodes' names of models; of one process. `asked_s` is the time since the node was asked, in seconds; None: it was
+not.
 """
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from statistics import median
 
 from parallama.exchange import Exchange, Usage
-from parallama.gateway.api import Codec, Use
+from parallama.gateway.api import Outbound, Use
 from parallama.gateway.counting import prompt_estimate
 from parallama.gateway.names import canonical
 from parallama.ledger.bounds import likely_output
@@ -33,40 +34,40 @@ class Speeds:
         self._catalog, self._otherwise = catalog, otherwise
         self._speeds: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def learn_from(self, exchange: Exchange, asked_at: float) -> None:
-        """The speed of an exchange that has ended, if its node counted it; `asked_at`: when the node was asked."""
+    def learn_from(self, exchange: Exchange, asked_s: float | None) -> None:
+        """The speed of an exchange that has ended, if its node counted it."""
         tokens = exchange.usage.output_tokens or 0
-        if not exchange.model or not exchange.usage.final or tokens < _FEWEST_TOKENS:
+        if asked_s is None or not exchange.model or not exchange.usage.final or tokens < _FEWEST_TOKENS:
             return
         speeds = self._speeds.setdefault(canonical(exchange.model), deque(maxlen=_COUNTED))
-        speeds.append(tokens / max(time.monotonic() - asked_at, 1e-3))
+        speeds.append(tokens / max(asked_s, 1e-3))
         self._speeds.move_to_end(canonical(exchange.model))
         if len(self._speeds) > _MODELS:
             self._speeds.popitem(last=False)
 
-    def estimate(self, exchange: Exchange, use: Use, codec: Codec, asked_at: float) -> None:
+    def estimate(self, exchange: Exchange, use: Use, outbounds: Sequence[Outbound], asked_s: float | None) -> None:
         """Fill in what is not known of an exchange that was cut off after its node was asked: the prompt by its
         length, a document by the time that it took, no more than it might have had. What cannot be told stays unknown,
         and so does the output of a node that streams and has said nothing."""
         usage = exchange.usage
-        if exchange.closed or usage.final or use not in COSTLY:
+        if asked_s is None or exchange.closed or usage.final or use not in COSTLY:
             return
         prompt, output = usage.prompt_tokens, usage.output_tokens
         if prompt is None:
-            prompt = sum(prompt_estimate(outbound.body) for outbound in codec.outbounds if outbound.body)
-        if output is None and use is not Use.EMBED and not _streams(codec):
-            output = self._generated(exchange, codec, asked_at)
+            prompt = sum(prompt_estimate(outbound.body) for outbound in outbounds if outbound.body)
+        if output is None and use is not Use.EMBED and not _streams(outbounds):
+            output = self._generated(exchange, outbounds, asked_s)
         if output is not None and exchange.output_bound is not None:
             output = min(output, exchange.output_bound)
         exchange.usage = Usage(prompt_tokens=prompt, output_tokens=output)
 
-    def _generated(self, exchange: Exchange, codec: Codec, asked_at: float) -> int | None:
+    def _generated(self, exchange: Exchange, outbounds: Sequence[Outbound], asked_s: float) -> int | None:
         if not exchange.model or not (speeds := self._speeds.get(canonical(exchange.model))):
             return None
-        most = likely_output(codec.outbounds, self._catalog.described(exchange.model), self._otherwise)
-        return min(most, round(median(speeds) * (time.monotonic() - asked_at)))
+        most = likely_output(outbounds, self._catalog.described(exchange.model), self._otherwise)
+        return min(most, round(median(speeds) * asked_s))
 
 
-def _streams(codec: Codec) -> bool:
+def _streams(outbounds: Sequence[Outbound]) -> bool:
     """Whether the node answers in lines, whatever the client gets."""
-    return all((outbound.body or {}).get("stream") is not False for outbound in codec.outbounds)
+    return all((outbound.body or {}).get("stream") is not False for outbound in outbounds)

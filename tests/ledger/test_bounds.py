@@ -13,7 +13,7 @@ from recorded import recording
 
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import Model, described
-from parallama.ledger.bounds import DEFAULT_OUTPUT, UNBOUNDED, bound, bounded, most_output
+from parallama.ledger.bounds import DEFAULT_OUTPUT, UNBOUNDED, bound, bounded, likely_output, most_output
 from parallama.ledger.prompts import IMAGE_TOKENS
 from parallama.ledger.store import Cost
 from parallama.limits import Limit, Meter, Period, Scope
@@ -332,6 +332,30 @@ def test_the_least_output_of_the_limits_that_count_it_holds() -> None:
     assert most_output([limit(output, 9000)]) == 9000
     assert most_output([limit(output, 9000), limit(tokens)]) == DEFAULT_OUTPUT
     assert most_output([limit(output, 9000), limit(tokens, 7), limit(prompt, 5)]) == 7
+
+
+# what an answer has at most when nothing holds it
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "most"),
+    [
+        ([generate()], UNKNOWN, 100),
+        ([generate(options={"num_predict": 7})], UNKNOWN, 7),
+        ([generate(options={"num_predict": 700})], UNKNOWN, 700),
+        ([generate(options={"num_predict": 10**9, "num_ctx": 64})], PLAIN, 640),
+        ([generate(options={"num_predict": -1})], UNKNOWN, 100),
+        ([generate()], Model(own_output=50), 50),
+        ([generate()], Model(longest_context=4), 40),
+        ([generate(), generate(options={"num_predict": 7})], UNKNOWN, 107),
+        ([chat(format="json")], THINKER, 200),
+        ([generate(Options={"num_predict": 7})], UNKNOWN, 100),
+    ],
+)
+def test_a_free_answer_has_what_its_client_asks_for_or_the_default(
+    asked: list[Outbound], model: Model, most: int
+) -> None:
+    assert likely_output(asked, model, 100) == most
 
 
 # how a node is held
