@@ -25,6 +25,7 @@ from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.gateways import Following, GatewayRecords
 from parallama.admin.http import add_operations, guarded
 from parallama.admin.openapi import openapi
+from parallama.admin.resets import reset_operations
 from parallama.admin.state_views import state_views
 from parallama.admin.table import operations
 from parallama.admin.usage import usage_operations
@@ -44,6 +45,7 @@ from parallama.identity.passwords import Passwords
 from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
+from parallama.ledger.forgetting import Forgetting
 from parallama.ledger.journal import Journal
 from parallama.ledger.memory import MemoryStore
 from parallama.ledger.seeds import Seeding, Seeds, Used
@@ -98,10 +100,12 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
 
     def on_change(kind: str, changed: str) -> None:
         callers.on_change(kind, changed)
+        forgetting.on_change(kind, changed)
         following.on_change(kind)
 
     def on_reset() -> None:
         callers.on_reset()
+        forgetting.on_reset()
         following.on_reset()
 
     listener = Listener(database_url, on_change, on_reset)
@@ -110,6 +114,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     instance = ids().hex
     journal = Journal(state_directory / "journal", instance, settings.usage)
     store = _store(settings, instance)
+    forgetting = Forgetting(store, database)
     shipper = Shipper(database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     pool = Pool(settings.nodes, metrics)
     used = _used(Seeds(database, settings.timezone, settings.limits.weights), shipper, listener)
@@ -126,7 +131,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
     app[STORE] = store
     seeded = _seeded(database, families)
-    for part in (database.running, seeded, listener.running, following.running, callers.running):
+    for part in (database.running, seeded, listener.running, following.running, callers.running, forgetting.running):
         app.cleanup_ctx.append(_entered(part))
     if not isinstance(store, MemoryStore):
         app.cleanup_ctx.append(_entered(store.running))
@@ -138,7 +143,8 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     settle = books.settle
     gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
     usage = usage_operations(database, settings.timezone, settings.limits.weights)
-    every = _add_api(app, settings, database, tokens, callers, [*gateways, *usage], listener)
+    resets = reset_operations(database, partial(used, ()))
+    every = _add_api(app, settings, database, tokens, callers, [*gateways, *usage, *resets], listener)
     status = state.status(families, pool, traffic, settle)
     scrape = state.metrics(metrics, journal, shipper, database, listener, store, settle)
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
@@ -20,6 +21,7 @@ from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.keys import KeyChange
 from parallama.admin.keys import NewKeyOf as NewKeyShape
 from parallama.admin.limits import LimitChange
+from parallama.admin.resets import reset_operations
 from parallama.admin.roles import RoleChange
 from parallama.admin.table import operations
 from parallama.admin.usage import usage_operations
@@ -77,6 +79,7 @@ def table() -> dict[str, Operation]:
     more = [
         *gateway_operations(database, Families([], {}), lambda _: {}),
         *usage_operations(database, "UTC", {}),
+        *reset_operations(database, lambda: asyncio.sleep(0)),
     ]
     every = operations(database, auth, (), passwords, logins, more)
     return {one.name: one for one in every if re.match(rf"({PREFIX}|/me)(/|$)", one.path)}

@@ -177,6 +177,42 @@ async def test_who_manages_users_changes_no_limit_that_they_are_under(api: Api) 
     assert (refused.status, "only an admin" in refused.message) == (403, True)
 
 
+async def test_who_manages_roles_changes_nothing_that_limits_them(api: Api) -> None:
+    upper, held, larger, manager = (f"{letter}{uuid4().hex[:8]}" for letter in "uhlm")
+    rights = ["manage_users", "manage_roles", "use_ollama"]
+    await api.done("POST", "roles", {"name": upper})
+    await api.done("POST", "roles", {"name": larger})
+    await api.done("POST", "roles", {"name": held, "parent": upper, "permissions": rights})
+    for role, amount in ((upper, 1), (larger, 1000)):
+        await api.done("POST", "limits", {**a_limit(role, amount=amount), "user": None, "role": role})
+    key = await api.user(manager, role="basic")
+    its = await api.done("POST", f"users/{manager}/roles", {"role": held})
+    mine = f"users/{manager}/roles"
+    before = await api.done("GET", f"users/{manager}/limits")
+    for method, path, body in (
+        ("POST", mine, {"role": larger}),
+        ("DELETE", f"{mine}/{its['id']}", None),
+        ("PATCH", f"{mine}/{its['id']}", {"expires_at": "2199-01-01T00:00:00Z"}),
+        ("PATCH", f"users/{manager}", {"role": larger}),
+        ("PATCH", f"roles/{held}", {"parent": larger}),
+        ("PATCH", f"roles/{upper}", {"parent": larger}),
+        ("PATCH", f"roles/{held}", {"name": f"{held}-x"}),
+        ("DELETE", f"roles/{held}?cascade=true", None),
+        ("DELETE", f"roles/{upper}?cascade=true", None),
+        ("POST", "limits", {**a_limit(manager, amount=1000), "user": None, "role": upper, "period": "hour"}),
+        ("POST", "limits", a_limit(manager, amount=1000)),
+        ("POST", "limits/reset", {"user": manager}),
+        ("POST", "limits/reset", {"role": upper}),
+        ("DELETE", f"limits?role={upper}", None),
+    ):
+        refused = await api(method, path, body, key=key)
+        assert (refused.status, "only an admin" in refused.message) == (403, True), (method, path, refused.document)
+    assert await api.done("GET", f"users/{manager}/limits") == before
+    await api.done("PATCH", f"roles/{held}", {"description": "As before."}, key=key)
+    await api.done("POST", f"users/{await user(api)}/roles", {"role": larger}, key=key)
+    await api.done("PATCH", f"roles/{larger}", {"parent": upper}, key=key)
+
+
 async def test_a_key_that_is_less_than_its_user_lifts_no_limit(api: Api) -> None:
     made = await api.done("POST", "limits", a_limit(await user(api)))
     lesser = (await api.done("POST", "users/root/keys", {"expires_in_days": 1}))["key"]

@@ -6,12 +6,14 @@ everything.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -115,6 +117,7 @@ async def _administration(ctx: Context, gateways: bool) -> AsyncIterator[AsyncAd
 
 
 def _operations(ctx: Context, database: Database, passwords: Passwords) -> list[Operation]:
+    from parallama.admin.resets import reset_operations
     from parallama.admin.table import administration
     from parallama.admin.usage import usage_operations
 
@@ -122,6 +125,8 @@ def _operations(ctx: Context, database: Database, passwords: Passwords) -> list[
     return [
         *administration(database, settings.auth, settings.relay.forward_headers, passwords),
         *usage_operations(database, settings.timezone, settings.limits.weights),
+        # a server writes what has ended within one of its turns
+        *reset_operations(database, partial(asyncio.sleep, 2 * settings.usage.flush_ms / 1000)),
     ]
 
 

@@ -210,18 +210,26 @@ def list_limits(ctx: Context, gateway: str | None, as_json: bool) -> None:
 
 @limits.command()
 @_of_somebody
-@click.option("--to-default", is_flag=True, help="Take them away: what the roles give is in force again.")
+@click.option("--model", metavar="M", help="Only for limits of this pattern.")
+@click.option("--to-default", is_flag=True, help="Take the limits away: what the roles give is in force again.")
 @without_asking
 @administration_options
-def reset(ctx: Context, target: _Target, gateway: str | None, to_default: bool, yes: bool) -> None:
-    """Take the limits of the user NAME (name or id) away."""
+def reset(ctx: Context, target: _Target, gateway: str | None, model: str | None, to_default: bool, yes: bool) -> None:
+    """Let what the user NAME (name or id) has used count as nothing from now on."""
+    whose = f"{target}{f' for {gateway}' if gateway else ''}{f' and {model}' if model else ''}"
     if not to_default:
-        raise click.UsageError(
-            "give --to-default: what was set is taken away, and what the roles give is in force again"
-        )
-    confirm(f"Take away the limits of {target}{f' for {gateway}' if gateway else ''}?", yes)
+        return _reset_counts(ctx, target, gateway, model, whose, yes)
+    if model is not None:
+        raise click.UsageError("--model goes without --to-default: `limits set --model M ... none` takes limits away")
+    confirm(f"Take away the limits of {whose}?", yes)
     done = administer(ctx, lambda api: api.reset_limits(gateway=gateway, **target.whose))
-    click.echo(f"took away {done.deleted} limits of {target}")
+    return click.echo(f"took away {done.deleted} limits of {target}")
+
+
+def _reset_counts(ctx: Context, target: _Target, gateway: str | None, model: str | None, whose: str, yes: bool) -> None:
+    confirm(f"Count as nothing what was used of the limits of {whose}?", yes)
+    done = administer(ctx, lambda api: api.reset_counts(gateway=gateway, model=model, **target.whose))
+    click.echo(f"counts were reset of {done.reset} {'keys' if target.kind == 'key' else 'users'}")
 
 
 limits.add_command(show, "get")

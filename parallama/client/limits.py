@@ -11,6 +11,7 @@ from uuid import UUID
 
 from parallama.admin.api import PREFIX
 from parallama.admin.limits import Deleted, SomeLimits
+from parallama.admin.resets import CountsReset
 from parallama.client.uses import Use, at, every, nothing, one, part
 from parallama.identity.terms import LimitRecord
 from parallama.limits import EVERY
@@ -77,6 +78,11 @@ def reset_limits(
 ) -> Use[Deleted]:
     """Take all limits of somebody away, or those of one gateway: what roles give is in force again."""
     return one(Deleted, "DELETE", at(_LIMITS, {"user": user, "key": key, "role": role, "gateway": gateway}))
+
+
+def reset_counts(*, gateway: str | None = None, model: str | None = None, **whose: Unpack[Whose]) -> Use[CountsReset]:
+    """Let what was used count as nothing from now on, for all limits, or for those of one gateway or pattern."""
+    return one(CountsReset, "POST", f"{_LIMITS}/reset", {"gateway": gateway, "model": model, **_body(whose)})
 
 
 def limits_of_user(name: str, *, gateway: str | None = None) -> Use[SomeLimits]:

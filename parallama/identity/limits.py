@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from parallama.db.pool import Connection
 
 _SQL = load("limits")
+_RESETS = load("resets")
 
 
 class _Holder(NamedTuple):
@@ -113,6 +114,20 @@ class Limits:
             checked_gateway(await _families(one), gateway)
             holder = await self._held(one, subject)
             return int((await one.execute(_SQL.delete_limits.sql, holder.id, gateway)).split()[-1])
+
+    async def reset_counts(self, subject: Subject, *, gateway: str | None = None, model: str | None = None) -> int:
+        """What was used counts as nothing from now on, as far as it is known to the database; of how many users and
+        keys. Of a role: of everybody who has it. `gateway` and `model`: only for limits of that one (`*`: of those that
+        all gateways share), and of that pattern; None: for all."""
+        async with self._change() as one:
+            checked_gateway(await _families(one), gateway)
+            holder = await self._held(one, subject)
+            whose = [holder.id]
+            if holder.role_id is not None:
+                whose = [row["user_id"] for row in await one.fetch(_SQL.holders.sql, holder.role_id, self._now())]
+            await one.execute(_RESETS.supersede.sql, whose, gateway, kept(model))
+            await one.execute(_RESETS.create.sql, whose, gateway, kept(model))
+            return len(whose)
 
     async def list(
         self,

@@ -6,15 +6,17 @@ Hours, days and months come from the sums by the hour, the last minute from sing
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from zoneinfo import ZoneInfo
 
 from parallama.db import query
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database
 from parallama.errors import Unavailable
 from parallama.gateway.names import matches
+from parallama.ledger.resets import Row, parse, since
 from parallama.ledger.store import Store
 from parallama.ledger.windows import window
 from parallama.limits import EVERY, Counter, Meter, Period
@@ -22,31 +24,37 @@ from parallama.limits import EVERY, Counter, Meter, Period
 Used = Mapping[Counter, Sequence[tuple[float, int]]]
 """By counter, Unix seconds and what was used in each."""
 
-_SQL = query.load("seeds")
+_SQL, _RESETS = query.load("seeds"), query.load("resets")
 _MINUTE = timedelta(seconds=61)
+_ASKEW = timedelta(hours=3)
+"""The clock of this process may be so far from that of whoever counts, who leaves out what is not in its windows."""
 
 
 class Seeds:
     """Sums of what was used."""
 
-    def __init__(self, database: Database, zone: str, weights: Mapping[str, float]) -> None:
-        """`weights`: by pattern of a model's name, so many tokens count for one."""
+    def __init__(
+        self, database: Database, zone: str, weights: Mapping[str, float], now: Callable[[], float] = time.time
+    ) -> None:
+        """`weights`: by pattern of a model's name, so many tokens count for one; `now` tells Unix seconds."""
         self._database, self._zone, self._weights = database, ZoneInfo(zone), weights
+        self._now = now
 
     async def of(self, counters: Collection[Counter]) -> Used:
-        """What was used of each counter in its window of now. Raises Unavailable."""
-        now = datetime.now(UTC)
+        """What was used of each counter in its window of now, and perhaps before. Raises Unavailable."""
+        now = datetime.fromtimestamp(self._now(), UTC)
         subjects = list({counter.subject for counter in counters})
-        rows = await self._database.fetch(_SQL.hours, subjects, self._begin(counters, now))
+        rows = await self._database.fetch(_SQL.hours, subjects, self._begin(counters, now - _ASKEW))
         recent = await self._database.fetch(_SQL.minute, subjects, now - _MINUTE)
-        return {one: self._sum(one, recent if one.scope.period is Period.MINUTE else rows) for one in counters}
+        resets = parse(await self._database.fetch(_RESETS.of, subjects))
+        return {one: self._sum(one, since(resets, one, recent if _is_minute(one) else rows)) for one in counters}
 
     def _begin(self, counters: Collection[Counter], now: datetime) -> datetime:
         periods = {counter.scope.period for counter in counters} - {Period.MINUTE, Period.NOW}
         starts = [window(period, now.timestamp(), self._zone).start for period in periods]
         return datetime.fromtimestamp(min(starts, default=now.timestamp()), UTC)
 
-    def _sum(self, counter: Counter, rows: Sequence[Row]) -> Sequence[tuple[float, int]]:
+    def _sum(self, counter: Counter, rows: Iterable[Row]) -> Sequence[tuple[float, int]]:
         return [
             (row["at"].timestamp(), amount)
             for row in rows
@@ -101,6 +109,10 @@ class Seeding:
 def weight_of(weights: Mapping[str, float], model: str) -> float:
     """Tokens that count for one of the model: of the first pattern that fits its name; 1 without one."""
     return next((weight for pattern, weight in weights.items() if matches((pattern,), model)), 1.0)
+
+
+def _is_minute(counter: Counter) -> bool:
+    return counter.scope.period is Period.MINUTE
 
 
 def _concerns(counter: Counter, row: Row) -> bool:

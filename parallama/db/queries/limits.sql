@@ -81,3 +81,12 @@ WITH RECURSIVE above AS (
     SELECT r.id, r.parent_id, a.path || r.id FROM above a JOIN roles r ON r.id = a.parent_id WHERE r.id <> ALL (a.path)
 )
 SELECT limits_of(id)::text AS limits FROM above ORDER BY cardinality(path);
+
+-- name: holders(role_id, now)
+-- Who has the role at that moment, or one below it.
+WITH RECURSIVE below AS (
+    SELECT id FROM roles WHERE id = $1
+    UNION SELECT r.id FROM roles r JOIN below b ON r.parent_id = b.id
+)
+SELECT DISTINCT a.user_id FROM assignments a JOIN below b ON b.id = a.role_id
+WHERE a.ended_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > $2);

@@ -1,0 +1,62 @@
+"""Whose counts a store is to forget, to sum them anew: of those whose limits or roles have changed, or who were reset.
+
+While nothing limits a scope nothing is counted in it, so a limit that comes back must not go on from where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from parallama.db import query
+from parallama.db.pool import Database
+from parallama.errors import Unavailable
+from parallama.ledger.store import Store
+
+_SQL = query.load("resets")
+_AGAIN_S = 1.0
+
+
+class Forgetting:
+    """Give `on_change` and `on_reset` to the listener; use inside `running()`."""
+
+    def __init__(self, store: Store, database: Database) -> None:
+        self._store, self._database = store, database
+        self._missed = asyncio.Event()
+
+    def on_change(self, kind: str, changed: str) -> None:
+        """Forget the counts of a `user`, those that `counts` and `reset` name by the id of a user or key, and
+        everybody's when a `role` has changed; ignore other kinds."""
+        if kind in ("user", "counts", "reset"):
+            self._store.forget([UUID(changed)])
+        elif kind == "role":
+            self._store.forget(None)
+
+    def on_reset(self) -> None:
+        """Forget the counts that were reset lately. Nothing else: while it was not told of changes, this process has
+        counted by the limits that it knew."""
+        self._missed.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Forgetting]:
+        """Look for resets that were missed."""
+        looking = asyncio.get_running_loop().create_task(self._look_always(), name="missed resets")
+        try:
+            yield self
+        finally:
+            looking.cancel()
+            await asyncio.wait({looking})
+
+    async def _look_always(self) -> None:
+        while True:
+            await self._missed.wait()
+            self._missed.clear()
+            try:
+                rows = await self._database.fetch(_SQL.lately)
+            except Unavailable:
+                self._missed.set()
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                self._store.forget([UUID(int=row["subject"].int) for row in rows])
