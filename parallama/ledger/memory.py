@@ -130,7 +130,7 @@ class MemoryStore:
         """As Store says."""
         now = self._now()
         for counter, amounts in used.items():
-            forgotten = asked is not None and asked[counter] != self._asked.get(counter, "")
+            forgotten = asked is not None and asked.get(counter, "") != self._asked.get(counter, "")
             if counter not in self._counts and not forgotten:
                 self._asked.pop(counter, None)
                 self._add(counter).fill(amounts, now)

@@ -6,6 +6,7 @@ waits longer than 50 ms for its reservation is told that nobody can count now, a
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import tzinfo
@@ -111,7 +112,9 @@ class RedisStore:
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
     ) -> None:
         """As Store says. If it does not arrive, the counters are still unknown."""
-        words = [word for one, amounts in used.items() for word in seeded(one, amounts, asked[one] if asked else "")]
+        words = [
+            word for one, amounts in used.items() for word in seeded(one, amounts, asked.get(one, "") if asked else "")
+        ]
         self._session.tell("seed", len(used), *words)
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
@@ -154,6 +157,11 @@ class RedisStore:
         requests. What they have cost is not counted. Raises ValueError while the process may be there: it is taken for
         dead 30 seconds after it was last heard of. Raises Uncountable; then a part of it may be released."""
         return sum([released async for (released,) in self._pages("abandon", instance)])
+
+    async def left(self) -> Mapping[str, int]:
+        """The processes that are no more and have something reserved, each with the number of its requests. Raises
+        Uncountable."""
+        return Tally([name.decode() async for names in self._pages("left") for name in names])
 
     async def _pages(self, operation: str, *words: Word) -> AsyncIterator[Reply]:
         """What is answered from cursor to cursor. Raises Uncountable, and ValueError where nothing is done."""

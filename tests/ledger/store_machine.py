@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
-from store_rig import ZONE, Rig, at
+from store_rig import CALENDAR, ZONE, Rig, at
 
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter, Period, Scope
@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(answer, Unknown):
             for counter in answer.counters:
                 assert counter in {rule.counter for rule in limits}
-                self.run(self.it.seed(counter, used=self.rows(counter)))
+                self.run(self.it.seed(counter, used=self.rows(counter), asked=answer.counters))
             answer = self.run(self.store.reserve(id, limits, cost))
         assert not isinstance(answer, Unknown)
         return answer
@@ -269,13 +269,28 @@ class StoreMachine(RuleBasedStateMachine):
         """Of somebody who had to wait for the database."""
         self.run(self.it.seed(counter, used=self.rows(counter)))
 
+    @rule(subject=st.sampled_from([_USER, _KEY, None]))
+    def limits_change(self, subject: UUID | None) -> None:
+        self.run(self.it.forget(subject))
+        self.run(self.it.seed(*(rule.counter for rule in _WATCHED)))
+
+    @rule(counter=st.sampled_from(COUNTERS), amount=st.integers(1, 20))
+    def correct(self, counter: Counter, amount: int) -> None:
+        """What the store has missed, if it counts."""
+        if counter in self.run(self.store.counts()):
+            self.run(self.it.correct(Limit(subject=counter.subject, scope=counter.scope, amount=1), amount))
+            self.entries[counter].append(Entry(self.real, self.clock.now, self.latest, amount, open=False))
+
     @rule()
     def compare(self) -> None:
         """The counts with the sums."""
         rules = [Limit(subject=counter.subject, scope=counter.scope, amount=1) for counter in COUNTERS]
+        counts = self.run(self.store.counts())
         for standing in self.run(self.store.standings(rules)):
             counted = standing.used + standing.reserved
             assert self.sum(standing.limit) <= counted <= self.sum(standing.limit, most=True)
+            counter = standing.limit.counter
+            assert counts.get(counter) == (standing.used if counter.scope.period in CALENDAR else None)
 
     def teardown(self) -> None:
         with self.runner:

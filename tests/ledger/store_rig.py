@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -113,12 +113,26 @@ class Rig:
         self.store.cancel(id)
         await self.applied()
 
-    async def seed(self, *counters: Counter, used: Iterable[tuple[float, int]] = ()) -> None:
-        self.store.seed({counter: list(used) for counter in counters})
+    async def seed(
+        self,
+        *counters: Counter,
+        used: Iterable[tuple[float, int]] = (),
+        asked: Mapping[Counter, str] | None = None,
+    ) -> None:
+        self.store.seed({counter: list(used) for counter in counters}, asked)
         await self.applied()
 
     async def reset(self, *limits: Limit) -> None:
         self.store.reset([limit.counter for limit in limits])
+        await self.applied()
+
+    async def forget(self, *subjects: UUID | None) -> None:
+        """Those, or all for None."""
+        self.store.forget([subject for subject in subjects if subject] or None)
+        await self.applied()
+
+    async def correct(self, rule: Limit, amount: int) -> None:
+        self.store.correct(rule.counter, amount)
         await self.applied()
 
     async def standing(self, rule: Limit) -> Standing:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
+from store_changes import ChangeSuite
 from store_rig import CALENDAR, HOUR_S, Rig, at, limit, tokens
 from store_windows import WindowSuite
 
@@ -17,7 +18,7 @@ from parallama.ledger.store import Cost, Grant, Refusal, Spent
 from parallama.limits import Meter, Period
 
 
-class StoreSuite(WindowSuite):
+class StoreSuite(WindowSuite, ChangeSuite):
     """Inherit it and give a fixture `rig` with a new store for ZONE."""
 
     # together and alone
