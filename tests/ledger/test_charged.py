@@ -45,9 +45,9 @@ async def hours(database: Database) -> list[datetime]:
 
 async def test_the_sums_have_it_in_the_hour_in_which_it_was_charged(database: Database) -> None:
     late = make_row(NOON - SECOND, charged_at=NOON + SECOND)
-    ahead = make_row(NOON + SECOND, charged_at=NOON - SECOND)
-    await store(database, [late, ahead, make_row(NOON - 7200 * SECOND, charged_at=None)])
-    assert await hours(database) == [NOON - timedelta(hours=hours) for hours in (2, 1, 0)]
+    ahead = make_row(NOON + SECOND, charged_at=NOON - timedelta(hours=2))
+    await store(database, [late, ahead, make_row(NOON - timedelta(hours=5), charged_at=None)])
+    assert await hours(database) == [NOON - timedelta(hours=hours) for hours in (5, 2, 0)]
     await sums_agree(database)
 
 

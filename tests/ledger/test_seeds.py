@@ -114,11 +114,14 @@ async def test_it_counts_where_it_was_charged_whatever_the_clock_of_its_process(
     database: Database, period: Period
 ) -> None:
     now = datetime.now(UTC)
-    moments = [now - 2 * HOUR, now, now + 2 * HOUR]
-    long_ago = now - timedelta(days=40)
-    rows = [row(moment=moment, charged_at=now) for moment in moments] + [row(charged_at=long_ago)]
+    rows = [
+        row(moment=now - 2 * HOUR, charged_at=now, output_tokens=1),
+        row(charged_at=now, output_tokens=2),
+        row(moment=now + 2 * HOUR, charged_at=now, output_tokens=4),
+        row(charged_at=now - timedelta(days=40), output_tokens=8),
+    ]
     await store(database, rows)
-    assert await total(database, counter(Meter.REQUESTS, period)) == 3
+    assert await total(database, counter(Meter.OUTPUT_TOKENS, period)) == 1 + 2 + 4
 
 
 @pytest.mark.parametrize("period", PERIODS)
