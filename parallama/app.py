@@ -6,6 +6,7 @@ starts and leaves in reverse when it stops.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,6 +25,7 @@ from parallama.admin.discovery import discovery
 from parallama.admin.gateway_operations import gateway_operations
 from parallama.admin.gateways import Following, GatewayRecords
 from parallama.admin.http import add_operations, guarded
+from parallama.admin.ledger import promises
 from parallama.admin.openapi import openapi
 from parallama.admin.resets import reset_operations
 from parallama.admin.state_views import state_views
@@ -45,11 +47,15 @@ from parallama.identity.passwords import Passwords
 from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
+from parallama.ledger.drift import Drift
 from parallama.ledger.forgetting import Forgetting
 from parallama.ledger.journal import Journal
+from parallama.ledger.leaks import Leaks
 from parallama.ledger.memory import MemoryStore
+from parallama.ledger.reconciler import Reconciler
 from parallama.ledger.seeds import Seeding, Seeds, Used
 from parallama.ledger.shipper import Shipper
+from parallama.ledger.sums import Sums
 from parallama.limits import Counter
 from parallama.logs import hide
 from parallama.metrics import Metrics
@@ -79,8 +85,12 @@ POOL = web.AppKey("pool", Pool)
 SHIPPER = web.AppKey("shipper", Shipper)
 BOOKS = web.AppKey("books", Books)
 STORE: web.AppKey[MemoryStore | RedisStore] = web.AppKey("store")
+RECONCILER = web.AppKey("reconciler", Reconciler)
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
+
+_OTHERS_S = 5.0
+"""Longest wait for the rows of other processes, however seldom they are to be written."""
 
 _log = logging.getLogger("parallama.gateway")
 
@@ -117,9 +127,12 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     forgetting = Forgetting(store, database)
     shipper = Shipper(database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     pool = Pool(settings.nodes, metrics)
-    used = _used(Seeds(database, settings.timezone, settings.limits.weights), shipper, listener)
+    others_s = 0.0 if isinstance(store, MemoryStore) else min(2 * settings.usage.flush_ms / 1000, _OTHERS_S)
+    seeds = Seeds(database, settings.timezone, settings.limits.weights)
+    used = _used(seeds, shipper, listener, others_s)
     admission = Admission(store, Seeding(store, used), pool.catalog, settings.limits, metrics)
     books = Books(journal, metrics, traffic, pool.catalog.name_of, admission.settle, strict=settings.usage.strict)
+    reconciler = _reconciler(settings, database, store, _leaks(store, books, pool), partial(used, ()), seeds, metrics)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
     relay = Relay(pool, books, admission, stalls, heartbeats, settings, metrics)
@@ -129,7 +142,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
     app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
-    app[STORE] = store
+    app[STORE], app[RECONCILER] = store, reconciler
     seeded = _seeded(database, families)
     for part in (database.running, seeded, listener.running, following.running, callers.running, forgetting.running):
         app.cleanup_ctx.append(_entered(part))
@@ -137,6 +150,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
         app.cleanup_ctx.append(_entered(store.running))
     for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
         app.cleanup_ctx.append(_entered(part))
+    app.cleanup_ctx.append(_entered(reconciler.running))
 
     for family in families:
         _mount(app, family, relay, books, callers)
@@ -150,20 +164,44 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
     views += [discovery(families, plugins, settings.discovery.cache_s)] if settings.discovery.enabled else []
     _add_state(app, views, every, families, callers)
-    app[CONTROL] = control_app(
-        {"/status": status, "/gateways/metrics": gateway_metrics(families, metrics, traffic, settle)}
-    )
+    told = gateway_metrics(families, metrics, traffic, settle)
+    kept = promises(reconciler, journal, shipper, store)
+    app[CONTROL] = control_app({"/status": status, "/gateways/metrics": told, "/ledger": kept})
     return app
 
 
-def _used(seeds: Seeds, shipper: Shipper, listener: Listener) -> Callable[[Collection[Counter]], Awaitable[Used]]:
+def _used(
+    seeds: Seeds, shipper: Shipper, listener: Listener, others_s: float
+) -> Callable[[Collection[Counter]], Awaitable[Used]]:
+    """What asks the seeds for what was used, by all processes."""
+
     async def used(counters: Collection[Counter]) -> Used:
         if listener.lost_since is not None:
             raise Unavailable("the database does not answer")
+        # what other processes have settled may not be in the database before they ship again
+        await asyncio.sleep(others_s)
         await shipper.caught_up()
         return await seeds.of(counters)
 
     return used
+
+
+def _leaks(store: MemoryStore | RedisStore, books: Books, pool: Pool) -> Leaks:
+    return Leaks(store, lambda: books.under_way, lambda: sum(node.in_flight for node in pool.nodes))
+
+
+def _reconciler(
+    settings: Settings,
+    database: Database,
+    store: MemoryStore | RedisStore,
+    leaks: Leaks,
+    caught_up: Callable[[], Awaitable[object]],
+    seeds: Seeds,
+    metrics: Metrics,
+) -> Reconciler:
+    sums = Sums(database, settings.timezone, settings.usage.storage_days)
+    drift = Drift(store, caught_up, seeds, settings.timezone, settings.limits.weights)
+    return Reconciler(database, store, sums, drift, leaks, metrics)
 
 
 def _store(settings: Settings, instance: str) -> MemoryStore | RedisStore:

@@ -124,6 +124,19 @@ local function abandon()
   return { 'ok', found[1], requests }
 end
 
+-- The processes that are no more and have something reserved, from a cursor on: the next one, and each once a request.
+local function left()
+  local found = call('SCAN', take(), 'MATCH', root .. ':held:*', 'COUNT', FEW)
+  local answer = { 'ok', found[1] }
+  for _, key in ipairs(found[2]) do
+    local holder = cmsgpack.unpack(call('GET', key))[3] or ''
+    if call('EXISTS', base .. 'alive:' .. holder) == 0 then
+      answer[#answer + 1] = holder
+    end
+  end
+  return answer
+end
+
 local function alive()
   local lapsed = 1 - call('EXISTS', base .. 'alive:' .. instance)
   call('SET', base .. 'alive:' .. instance, '', 'EX', ALIVE_S)
@@ -165,6 +178,7 @@ local operations = {
   change = change,
   names = names,
   abandon = abandon,
+  left = left,
   alive = alive,
 }
 return operations[operation]()
