@@ -31,8 +31,8 @@ async def start(server: RedisServer) -> AsyncIterator[Start]:
     """Starts another process' store."""
     async with AsyncExitStack() as stores:
 
-        async def start(url: str = server.url, terms: Terms = PATIENT) -> RedisStore:
-            store = RedisStore(url, ZONE, terms=terms)
+        async def start(url: str = server.url, terms: Terms = PATIENT, instance: str | None = None) -> RedisStore:
+            store = RedisStore(url, ZONE, instance=instance, terms=terms)
             await stores.enter_async_context(store.running())
             return store
 

@@ -104,9 +104,18 @@ async def test_every_key_has_the_tag_and_an_end(server: RedisServer, start: Star
     await rig.granted([minute, month, DAY, SLOTS])
     await rig.used([minute, month, DAY, SLOTS])
     await rig.reset(limit(9, subject=uuid4()), minute)
+    store.forget(None)
     await store.paid()
+    await store.counts()
     names = server.names()
-    assert names >= {*server.names("alive"), *server.names("count"), *server.names("held"), *server.names("done")}
+    assert names >= {
+        *server.names("alive"),
+        *server.names("count"),
+        *server.names("held"),
+        *server.names("done"),
+        *server.names("changed"),
+    }
+    assert any(name.endswith(":counts") for name in names)
     assert len(names) >= 5 + 1 + 1 + 1 + 1
     for key in names:
         assert key.startswith("parallama:{ledger}:")
