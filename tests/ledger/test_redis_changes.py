@@ -134,10 +134,12 @@ async def test_what_a_lost_process_has_reserved_is_released(server: RedisServer,
     await lose(server, "lost", requests=700)
     await lose(server, "other", requests=1)
     assert await rig.sums(DAY) == (0, 703)
+    assert await store.left() == {"lost": 700, "other": 1}
     assert await store.abandon("lost") == 700
     assert await rig.sums(DAY) == (0, 3)
     assert (await rig.sums(MANY))[1] == 2  # whose process is not alive has no slots
     assert await store.abandon("lost") == 0
+    assert await store.left() == {"other": 1}
 
 
 async def test_a_request_that_is_released_is_settled_no_more(server: RedisServer, start: Start) -> None:
