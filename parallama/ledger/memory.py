@@ -48,7 +48,8 @@ class _Held:
 class MemoryStore:
     """Implements Store.
 
-    A counter is forgotten when it holds nothing and nobody asked for an hour or two; then it is Unknown once more.
+    A counter is forgotten when it holds nothing and nobody asked for an hour or two, or when its limits have changed; then
+    it is Unknown once more.
     A clock that was set back ends no calendar window again, and delays the end of what the last minute holds by a
     minute at most.
     """
