@@ -155,9 +155,13 @@ def _remove(directory: int) -> None:
             os.unlink(SOCKET_FILE, dir_fd=directory)
 
 
+class NotRunning(Unavailable):
+    """No server runs on the state directory."""
+
+
 def asked(state: Path, path: str) -> Any:
-    """The JSON document that the server on this state directory has at `path`. Blocks. Raises Unavailable when there is
-    none, or when it does not answer."""
+    """The JSON document that the server on this state directory has at `path`. Blocks. Raises NotRunning when there is
+    none, and Unavailable when it does not answer."""
     with _connected(state) as connection:
         client = http.client.HTTPConnection("control")
         client.sock = connection
@@ -194,5 +198,5 @@ def _unreachable(state: Path, error: OSError) -> Unavailable:
     if isinstance(error, PermissionError):
         return Unavailable(f"{state / SOCKET_FILE} is closed to you: ask as the user whose server it is")
     if isinstance(error, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)):
-        return Unavailable(f"no server runs on {state}: these figures are its own")
+        return NotRunning(f"no server runs on {state}: these figures are its own")
     return Unavailable(f"{state / SOCKET_FILE}: {error.strerror or error}")

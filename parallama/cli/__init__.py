@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "Check the database, Redis and the nodes, and send a hello request.",
     "gateway": "Gateways: what is set for them, and their figures.",
     "key": "API keys.",
+    "ledger": "Whether the ledger keeps its promises, as numbers.",
     "limits": "What users, keys and roles may use in a time.",
     "plugin": "Gateways: what is installed, and a new one.",
     "quickstart": "Everything on this machine, at once: database, first key, gateway.",

@@ -52,6 +52,8 @@ class Reconciler:
         metrics: Metrics,
         every_s: float = _EVERY_S,
     ) -> None:
+        self.moment_s = _MOMENT_S
+        """Between the two looks of `look`."""
         self._database, self._store, self._metrics, self._every_s = database, store, metrics, every_s
         self._sums, self._drift, self._leaks = sums, drift, leaks
         self._missing: Missing = {}
@@ -77,7 +79,7 @@ class Reconciler:
         """What is wrong at two moments, one after the other; nothing is changed."""
         missing = await self._look(self._missing)
         leaked = await self._held()
-        await asyncio.sleep(_MOMENT_S)
+        await asyncio.sleep(self.moment_s)
         again = await self._look(missing or {})
         still = (await self._held()).still(leaked)
         return Found(still.total, None if missing is None or again is None else _still(missing, again))

@@ -42,7 +42,7 @@ def gateway_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]
         yield {}
         return
     with redis_server() as server:
-        yield {"redis": {"url": server.url}, "limits": {"weights": {"*": 0.3}}}
+        yield {"usage": {"flush_ms": 10}, "redis": {"url": server.url}, "limits": {"weights": {"*": 0.3}}}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
