@@ -140,21 +140,6 @@ async def test_a_clock_that_is_an_hour_off_leaves_nothing_out(
     assert standing.used == 1
 
 
-async def test_sums_are_corrected(database: Database) -> None:
-    await store(database, [row(), row()])
-    columns = (
-        "hour, user_id, username, key_id, gateway, model, node, requests, ok, failed, cancelled, refused, estimated"
-    )
-    taken = (
-        f"INSERT INTO usage_hours ({columns}, prompt_tokens, output_tokens, duration_ms, ttft_ms, ttft_count, asked,"
-        " correction)"
-        f" SELECT {columns}, -1, -9, -duration_ms, 0, 0, -1, 1 FROM usage_hours"
-    )
-    await database.execute(Query("taken", (), taken))
-    assert await total(database, counter(Meter.REQUESTS)) == 1
-    assert await total(database, counter(Meter.TOTAL_TOKENS)) == 16
-
-
 async def test_a_model_weighs_what_the_first_pattern_says(database: Database) -> None:
     await store(database, [row(model="qwen3:0.6b"), row()])
     assert await total(database, counter(Meter.OUTPUT_TOKENS), **{"qwen3*": 4, "*": 0.5}) == 45
