@@ -6,8 +6,8 @@ was used before this process began is seeded by whoever asks first.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from parallama.ledger.counts import Bucket, Count, clocks
+from parallama.ledger.room import least_output, most_output, prompt_of, refusal
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit, Period, Scope
@@ -25,6 +26,8 @@ from parallama.limits import Counter, Limit, Period, Scope
 _MARKS = 20_000
 """Ids that are remembered after their end, the latest ones."""
 _SWEEP_S = 3600.0
+_FEW = 100
+"""Counts that are looked at at a time."""
 
 
 class _Charge(NamedTuple):
@@ -48,10 +51,9 @@ class _Held:
 class MemoryStore:
     """Implements Store.
 
-    A counter is forgotten when it holds nothing and nobody asked for an hour or two, or when its limits have changed; then
-    it is Unknown once more.
-    A clock that was set back ends no calendar window again, and delays the end of what the last minute holds by a
-    minute at most.
+    A counter is forgotten when it holds nothing and nobody asked for an hour or two, or when its limits have changed;
+    then it is Unknown once more. A clock that was set back ends no calendar window again, and delays the end of what
+    the last minute holds by a minute at most.
     """
 
     def __init__(self, zone: tzinfo, now: Callable[[], float] = time.time) -> None:
@@ -62,6 +64,8 @@ class MemoryStore:
         self._clocks = clocks(zone)
         self._counts: dict[tuple[UUID, Scope], Count] = {}
         """By Counter, as plain tuples: making a Counter for every limit of a request takes as long as the counting."""
+        self._scopes: dict[UUID, set[Scope]] = {}
+        """Of the counts, by subject."""
         self._held: dict[UUID, _Held] = {}
         self._ended: OrderedDict[UUID, None] = OrderedDict()
         self._stale: dict[Count, Counter] = {}
@@ -153,20 +157,30 @@ class MemoryStore:
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
+        now = self._now()
         for counter in [one for one in self._asked if subjects is None or one.subject in subjects]:
             del self._asked[counter]
-        for (subject, scope), count in self._counts.items():
-            if scope.period is not Period.NOW and (subjects is None or subject in subjects):
-                self._stale[count] = Counter(subject, scope)
-        self._let_go([*self._stale], self._now())
+        for subject in [*(self._scopes if subjects is None else subjects)]:
+            for scope in [*self._scopes.get(subject, ())]:
+                if scope.period is not Period.NOW:
+                    count = self._counts[subject, scope]
+                    self._stale[count] = Counter(subject, scope)
+                    self._let_go([count], now)
 
     async def counts(self) -> Mapping[Counter, int]:
-        """As Store says. Never waits, never raises."""
-        now = self._now()
-        for count in self._counts.values():
-            count.look(now)
-        self._let_go([*self._stale], now)
-        return {Counter(*name): count.used for name, count in self._counts.items() if name[1].period in CALENDAR}
+        """As Store says, of each counter as of some moment. Never raises."""
+        self._let_go([*self._stale], self._now())
+        found: dict[Counter, int] = {}
+        names = [name for name in self._counts if name[1].period in CALENDAR]
+        for begin in range(0, len(names), _FEW):
+            await asyncio.sleep(0)  # whatever else there is to do comes between
+            now = self._now()
+            some = [Counter(*name) for name in names[begin : begin + _FEW]]
+            for counter in some:
+                if (count := self._counts.get(counter)) is not None:
+                    count.look(now)
+                    found[counter] = count.used
+        return found
 
     def correct(self, counter: Counter, amount: int) -> None:
         """As Store says."""
@@ -183,9 +197,9 @@ class MemoryStore:
         if id in self._ended:
             standings = [count.standing(limit, now) for limit, count in asked]
             return Refusal(standings[0], None, False, standings)
-        output = min([_most_output(limit, count, cost) for limit, count in asked])
-        if output < _least_output(cost):
-            return _refusal(asked, cost, now)
+        output = min([most_output(limit, count, cost) for limit, count in asked])
+        if output < least_output(cost):
+            return refusal(asked, cost, now)
         charges = [_charge(limit, count, cost, output, now) for limit, count in asked]
         grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)
         self._held[id] = _Held(grant, cost.weight, charges)
@@ -228,68 +242,33 @@ class MemoryStore:
             if count in self._stale:
                 count.look(now)
                 if not count.awaits:
-                    del self._counts[self._stale.pop(count)]
+                    self._drop(self._stale.pop(count))
 
     def _add(self, counter: Counter) -> Count:
         scope = counter.scope
         count = self._counts[counter] = Count(scope.meter, self._clocks[scope.period])
+        self._scopes.setdefault(counter.subject, set()).add(scope)
         return count
+
+    def _drop(self, counter: Counter) -> None:
+        del self._counts[counter]
+        scopes = self._scopes[counter.subject]
+        scopes.remove(counter.scope)
+        if not scopes:
+            del self._scopes[counter.subject]
 
     def _sweep(self, now: float) -> None:
         """Forget counters that hold nothing and that nobody asked for since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
-        idle = []
-        for counter, count in self._counts.items():
+        for name, count in [*self._counts.items()]:
             count.look(now)
             if not (count.asked or count.used or count.awaits):
-                idle.append(counter)
+                self._stale.pop(count, None)
+                self._drop(Counter(*name))
             count.asked = False
-        for counter in idle:
-            self._stale.pop(self._counts.pop(counter), None)
-
-
-def _least_output(cost: Cost) -> int:
-    return min(cost.least_output, cost.output)
-
-
-def _prompt(limit: Limit, cost: Cost) -> int:
-    return cost.prompt if limit.strict else cost.prompt_estimate
-
-
-def _most_output(limit: Limit, count: Count, cost: Cost) -> int:
-    """For how much output a limit has room, of what is asked for; less than `_least_output`: not even for that."""
-    if not limit.amount:
-        return -1
-    room = max(0, limit.amount - count.used - count.reserved)
-    prompt = _prompt(limit, cost)
-    if count.cost(prompt, cost.output, cost.weight) <= room:
-        return cost.output
-    least = _least_output(cost)
-    outputs = range(least, cost.output)
-    return least - 1 + bisect_right(outputs, room, key=lambda output: count.cost(prompt, output, cost.weight))
 
 
 def _charge(limit: Limit, count: Count, cost: Cost, output: int, now: float) -> _Charge:
-    amount = count.cost(_prompt(limit, cost), output, cost.weight)
+    amount = count.cost(prompt_of(limit, cost), output, cost.weight)
     return _Charge(count, count.reserve(amount, now), amount, limit.strict)
-
-
-def _refusal(asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Refusal:
-    """By the limit that is longest in the way, requests under way counting least."""
-    standings = [count.standing(limit, now) for limit, count in asked]
-    obstacles = [_obstacle(limit, count, cost, now) for limit, count in asked]
-    worst = max(range(len(asked)), key=obstacles.__getitem__)
-    used_up, wait_s = obstacles[worst]
-    return Refusal(standings[worst], None if wait_s == inf else wait_s, not used_up, standings)
-
-
-def _obstacle(limit: Limit, count: Count, cost: Cost, now: float) -> tuple[bool, float]:
-    """Whether what was used is in the way, and for how many seconds something is; inf: time does not change it."""
-    if not limit.amount:
-        return True, inf
-    need = count.cost(_prompt(limit, cost), _least_output(cost), cost.weight)
-    lacking = count.used + count.reserved + need - limit.amount
-    if not need or lacking <= 0:
-        return False, 0.0
-    return count.used + need > limit.amount, count.wait_s(lacking, now)
