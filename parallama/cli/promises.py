@@ -19,7 +19,7 @@ from parallama.identity.in_force import limits_in_force
 from parallama.identity.terms import told
 from parallama.ledger.seeds import Seeds
 from parallama.ledger.sums import Off, Sums
-from parallama.ledger.verify import missing, noted, overspent
+from parallama.ledger.verify import is_alive, missing, noted, overspent
 from parallama.ledger.windows import window
 from parallama.limits import Period
 
@@ -49,12 +49,13 @@ class Promise:
 
 
 async def promises(ctx: Context, database: Database, wait_s: float = _WAIT_S) -> list[Promise]:
-    """All five, as soon as they are kept, or as they are after so many seconds. Raises Unavailable."""
+    """All five, as soon as they are kept, or as they are after so many seconds; at once where nothing runs that could
+    still ship rows. Raises Unavailable."""
     off = await Sums(database, ctx.settings.timezone, ctx.settings.usage.storage_days).check()
     until = time.monotonic() + wait_s
     while True:
         found = await _look(ctx, database, off)
-        if not any(one.number for one in found) or time.monotonic() >= until:
+        if not any(one.number for one in found) or time.monotonic() >= until or not _runs(ctx):
             return found
         await asyncio.sleep(_AGAIN_S)
 
@@ -68,6 +69,10 @@ async def _look(ctx: Context, database: Database, off: Off) -> list[Promise]:
         await _leaked(ctx, served),
         _drift(off, served or _DOWN),
     ]
+
+
+def _runs(ctx: Context) -> bool:
+    return any(is_alive(home) for home in (ctx.state / "journal").glob("[!.]*"))
 
 
 def _promise(id: str, name: str, found: Mapping[str, int]) -> Promise:

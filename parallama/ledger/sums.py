@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from parallama.db.pool import Connection
 
 _SQL = query.load("ledger")
-_RECENT, _AHEAD = timedelta(hours=3), timedelta(hours=2)
-"""Around now; clocks that differ write into hours that have not begun."""
+_RECENT = _AHEAD = timedelta(hours=4)
+"""Around now: the clock that counts may be three hours from the one here."""
 _DAY = timedelta(days=1)
 _LIMIT_S = 60.0
 

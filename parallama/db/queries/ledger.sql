@@ -15,7 +15,7 @@ SELECT pg_try_advisory_xact_lock(8020141103) AS first;
 SELECT GREATEST(
     min(to_date(right(relname, 8), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC'),
     CASE WHEN $1::integer > 0 THEN date_trunc('day', now() - make_interval(days => $1), 'UTC') END
-) + interval '3 hours' AS whole
+) + interval '4 hours' AS whole
 FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
 WHERE inhparent = 'usage'::regclass;
 
@@ -39,7 +39,7 @@ FROM (
         sum(duration_ms) AS duration_ms, COALESCE(sum(ttft_ms), 0) AS ttft_ms, count(ttft_ms) AS ttft_count,
         count(*) FILTER (WHERE node IS NOT NULL AND operation IN ('chat', 'generate', 'embed')) AS asked
     FROM usage
-    WHERE id >= usage_floor($2::timestamptz - interval '3 hours') AND id < usage_floor($3::timestamptz + interval '3 hours')
+    WHERE id >= usage_floor($2::timestamptz - interval '4 hours') AND id < usage_floor($3::timestamptz + interval '4 hours')
     GROUP BY 1, 2, 3, 4, 5, 6, 7
     UNION ALL
     SELECT hour, user_id, username, key_id, gateway, model, node, -requests, -ok, -failed, -cancelled, -refused,
