@@ -23,7 +23,7 @@ from parallama.errors import ConfigError, Unavailable
 CEILING_S = 60.0
 
 ONE = Query("one", (), "SELECT 1")
-MOVE = Query("move", (), "INSERT INTO things SELECT * FROM incoming_things ON CONFLICT DO NOTHING")
+MOVE = Query("move", (), "INSERT INTO things SELECT (line ->> 0)::int, line ->> 1 FROM incoming ON CONFLICT DO NOTHING")
 SLEEP = Query("sleep", (), "SELECT pg_sleep(3600)")
 NUMBERS = Query("numbers", ("count",), "SELECT generate_series(1, $1::int) AS number")
 
@@ -161,13 +161,13 @@ async def test_leaving_does_not_hang_on_a_database_that_does(state: Path) -> Non
 async def test_a_copy_is_moved_whole_or_not_at_all(database: Database) -> None:
     async with database.connection() as one:
         await one.execute("CREATE TABLE things (id int PRIMARY KEY, name text NOT NULL)")
-    await database.copy("things", ("id", "name"), [(1, "one"), (2, "two")], MOVE)
-    await database.copy("things", ("id", "name"), [(3, "three"), (2, "other"), (3, "again")], MOVE)
-    for bad in (None, 7, "nul \0"):
+    await database.copy([b'[1,"one\\tand\\n\\\\n"]', b'[2,"two"]'], MOVE)
+    await database.copy([b'[3,"three"]', b'[2,"other"]', b'[3,"again"]'], MOVE)
+    for bad in (b"[5,null]", b'["five","five"]', rb'[5,"nul \u0000"]', b"[5"):
         with pytest.raises(BadRows):
-            await database.copy("things", ("id", "name"), [(4, "four"), (5, bad)], MOVE)
+            await database.copy([b'[4,"four"]', bad], MOVE)
     rows = await database.fetch(Query("things", (), "SELECT id, name FROM things ORDER BY id"))
-    assert [tuple(row) for row in rows] == [(1, "one"), (2, "two"), (3, "three")]
+    assert [tuple(row) for row in rows] == [(1, "one\tand\n\\n"), (2, "two"), (3, "three")]
 
 
 async def test_without_a_database_it_does_not_start(tmp_path: Path) -> None:

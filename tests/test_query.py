@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from parallama.db.pool import Database, staging
+from parallama.db.pool import STAGING, Database
 from parallama.db.query import Queries, Query, load, nouns
 
 EVERY = [query for noun in nouns() for query in load(noun)]
@@ -20,7 +20,7 @@ def test_there_are_queries_of_every_noun() -> None:
 @pytest.mark.parametrize("query", EVERY, ids=[query.name for query in EVERY])
 async def test_a_query_fits_the_schema_and_its_header(database: Database, query: Query) -> None:
     async with database.connection() as one:
-        await one.execute(staging("usage"))
+        await one.execute(STAGING)
         statement = await one.prepare(query.sql)
         assert len(statement.get_parameters()) == len(query.params)
 

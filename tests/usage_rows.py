@@ -12,6 +12,7 @@ from parallama.db import query
 from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.exchange import IdGenerator, UsageRecord, created_at
+from parallama.ledger.entries import line
 
 COUNT = Query("count", (), "SELECT count(*) FROM usage")
 IDS = Query("ids", (), "SELECT id FROM usage ORDER BY id")
@@ -60,7 +61,7 @@ async def store(database: Database, rows: Iterable[UsageRecord], zone: str = "UT
     """Write the rows and their sums as the gateway does; `zone`: of its hours."""
     made = list(rows)
     await database.fetch(_queries.partitions, [row.created_at for row in made])
-    await database.copy("usage", UsageRecord._fields, made, _queries.ship, zone)
+    await database.copy([line(row) for row in made], _queries.ship, zone)
 
 
 async def count(database: Database) -> int:

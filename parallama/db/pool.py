@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -49,10 +50,8 @@ def plain(value: Any) -> Any:
     return UUID(int=value.int) if isinstance(value, UUID) else value
 
 
-def staging(table: str) -> str:
-    """The statement that makes the temporary table `incoming_<table>`, once a connection: one a batch would bloat the
-    catalogue."""
-    return f"CREATE TEMPORARY TABLE IF NOT EXISTS incoming_{table} (LIKE {table}) ON COMMIT DELETE ROWS"
+STAGING = "CREATE TEMPORARY TABLE IF NOT EXISTS incoming (line jsonb) ON COMMIT DELETE ROWS"
+"""Makes the table of `Database.copy`, once a connection: one a batch would bloat the catalogue."""
 
 
 class Database:
@@ -139,21 +138,20 @@ class Database:
         except GONE as error:
             raise Unavailable("the database does not answer") from error
 
-    async def copy(
-        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], query: Query, *args: Any
-    ) -> None:
-        """COPY rows into the temporary table `incoming_<table>`, which is like `table`, and run `query` on it; all or
-        nothing of it is done.
+    async def copy(self, lines: Sequence[bytes], query: Query, *args: Any) -> None:
+        """COPY lines, each a JSON document without line breaks, into the temporary table `incoming (line jsonb)`, and
+        run `query` on it; all or nothing of it is done.
 
         Raises BadRows, and Unavailable as `connection` does.
         """
+        text = b"".join([b"%b\n" % line for line in lines]).replace(b"\\", rb"\\")
         try:
             async with self.connection() as one, one.transaction():
-                await one.execute(staging(table))
-                await one.copy_records_to_table(f"incoming_{table}", records=rows, columns=columns)
+                await one.execute(STAGING)
+                await one.copy_to_table("incoming", source=BytesIO(text))
                 await one.execute(query.sql, *args)
         except _UNSTORABLE as error:
-            raise BadRows(f"{table} cannot take a row") from error
+            raise BadRows("a line cannot be stored") from error
 
     def size(self) -> tuple[int, int]:
         """Open and idle connections."""

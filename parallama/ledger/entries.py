@@ -43,7 +43,7 @@ def columns() -> bytes:
 
 def admit(row: UsageRecord) -> bytes:
     """`row`: as it stands when the exchange begins."""
-    return ADMIT + _json(row)
+    return ADMIT + line(row)
 
 
 def dispatch(id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> bytes:
@@ -58,7 +58,7 @@ def progress(reached: Iterable[Reached]) -> bytes:
 
 def final(row: UsageRecord) -> bytes:
     """The exchange has ended so."""
-    return FINAL + _json(row)
+    return FINAL + line(row)
 
 
 class Reader:
@@ -116,7 +116,8 @@ class Reader:
         return UsageRecord._make(values)
 
 
-def _json(row: UsageRecord) -> bytes:
+def line(row: UsageRecord) -> bytes:
+    """The row as JSON: its values in an array, without line breaks."""
     try:
         return orjson.dumps(tuple(row))
     except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring

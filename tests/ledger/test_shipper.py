@@ -155,7 +155,7 @@ async def test_rows_that_the_database_refuses_do_not_hold_up_the_others(
         assert shipper.lost == 3
     assert await ids(database) == [row.id for row in rows]
     assert [record.name for record in caplog.records] == ["parallama.error"] * 3
-    for row, message, why in zip(poison, caplog.messages, ("CheckViolation", "Overflow", "ValueError"), strict=True):
+    for row, message, why in zip(poison, caplog.messages, ("CheckViolation", "OutOfRange", "ValueError"), strict=True):
         assert str(row.id) in message
         assert why in message
     await sums_agree(database)
@@ -172,19 +172,19 @@ async def test_text_that_postgresql_cannot_hold_is_mended(database: Database, tm
 
 async def test_a_value_of_a_wrong_kind_does_not_keep_others_waiting(database: Database, tmp_path: Path) -> None:
     async with shipping(database, tmp_path) as (journal, shipper):
-        for model in ("one", ["no", "name"], "two"):
-            journal.final(make_row()._replace(model_asked=model))
+        for tokens in (1, "many", ["no", "number"], 2):
+            journal.final(make_row()._replace(prompt_tokens=tokens))
         await eventually(lambda: shipper.pending == 0)
-    assert (await count(database), shipper.lost) == (2, 1)
+    assert (await count(database), shipper.lost) == (2, 2)
 
 
 async def test_what_is_no_row_does_not_keep_others_waiting(database: Database, tmp_path: Path) -> None:
     rows = [make_row(), make_row()]
     async with shipping(database, tmp_path) as (journal, shipper):
-        for row in (rows[0], make_row()._replace(created_at="no moment"), rows[1]):
+        for row in (rows[0], make_row()._replace(created_at="no moment"), make_row()._replace(id="no id"), rows[1]):
             journal.final(row)
         await eventually(lambda: shipper.pending == 0)
-    assert shipper.damaged == 1
+    assert shipper.lost == 2
     assert await ids(database) == [row.id for row in rows]
 
 

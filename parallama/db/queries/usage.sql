@@ -10,10 +10,17 @@ SELECT usage_partitions(moment, moment) FROM alone, unnest($1::timestamptz[]) AS
 SELECT usage_forget($1) AS dropped FROM pg_advisory_xact_lock(8020141101), set_config('lock_timeout', '2s', true)
 
 -- name: ship(zone)
--- Move what was copied into incoming_usage to usage, without what is there already, and add what is new to the sums.
--- The order keeps two processes from waiting for each other.
+-- Add the rows in `incoming`, the columns of usage in their order, to usage, without those that are there already, and what
+-- is new to the sums. The order keeps two processes from waiting for each other.
 WITH added AS (
-    INSERT INTO usage SELECT * FROM incoming_usage ON CONFLICT DO NOTHING RETURNING *
+    INSERT INTO usage SELECT
+        (line ->> 0)::uuid, (line ->> 1)::timestamptz, (line ->> 2)::uuid, line ->> 3, (line ->> 4)::uuid,
+        line ->> 5, line ->> 6, line ->> 7, line ->> 8, line ->> 9, (line ->> 10)::bigint, (line ->> 11)::bigint,
+        (line ->> 12)::boolean, (line ->> 13)::float8, (line ->> 14)::float8, (line ->> 15)::smallint, line ->> 16,
+        line ->> 17, (line ->> 18)::boolean, (line ->> 19)::bigint, (line ->> 20)::bigint, (line ->> 21)::boolean,
+        line ->> 22, line ->> 23, (line ->> 24)::timestamptz
+    FROM incoming
+    ON CONFLICT DO NOTHING RETURNING *
 )
 INSERT INTO usage_hours AS known
 SELECT usage_hour(COALESCE(charged_at, created_at), $1), user_id, username,
@@ -46,11 +53,12 @@ SELECT found.id, found.id IS NOT NULL OR EXISTS (SELECT FROM usage_hours WHERE l
 FROM (SELECT (SELECT id FROM users WHERE lower(username) = lower($1)) AS id) AS found
 
 -- name: totals(user_id, username, gateway, day, hour, until)
--- Tokens and requests by gateway since the start of the day and since the start of the hour.
+-- Tokens and requests by gateway since the start of the day and since the start of the hour: the requests that limits
+-- count, so that they and what remains are what there is.
 SELECT gateway,
-    sum(requests)::bigint AS day_requests,
+    sum(asked)::bigint AS day_requests,
     sum(prompt_tokens + output_tokens)::bigint AS day_tokens,
-    COALESCE(sum(requests) FILTER (WHERE hour >= $5), 0)::bigint AS hour_requests,
+    COALESCE(sum(asked) FILTER (WHERE hour >= $5), 0)::bigint AS hour_requests,
     COALESCE(sum(prompt_tokens + output_tokens) FILTER (WHERE hour >= $5), 0)::bigint AS hour_tokens
 FROM usage_hours
 WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username) = lower($2))
@@ -58,8 +66,13 @@ WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username
 GROUP BY gateway
 ORDER BY gateway
 
--- name: report(by, zone, user_id, username, gateway, model, key_id, node, since, until, a, b, c, d, e, f, limit)
+-- name: reach()
+-- The first and the last hour that have sums; null: there are none.
+SELECT min(hour) AS first, max(hour) AS last FROM usage_hours
+
+-- name: report(by, days, user_id, username, gateway, model, key_id, node, since, until, a, b, c, d, e, f, limit)
 -- Totals by what `by` names; in place of the rest stands nothing. After the line at (a, b, c, d, e, f), at most `limit`.
+-- `days`: when each day began, in order; date_trunc in a time zone takes as long as all sums of a row.
 SELECT at, username, key_id, gateway, model, node,
     sum(requests)::bigint AS requests,
     sum(ok)::bigint AS ok,
@@ -68,13 +81,13 @@ SELECT at, username, key_id, gateway, model, node,
     sum(refused)::bigint AS refused,
     sum(prompt_tokens)::bigint AS prompt_tokens,
     sum(output_tokens)::bigint AS output_tokens,
-    sum(prompt_tokens + output_tokens)::bigint AS total_tokens,
+    (sum(prompt_tokens) + sum(output_tokens))::bigint AS total_tokens,
     sum(duration_ms) / NULLIF(sum(requests), 0) AS mean_duration_ms,
     sum(ttft_ms) / NULLIF(sum(ttft_count), 0) AS mean_ttft_ms
 FROM (
     SELECT
         CASE WHEN 'hour' = ANY ($1::text[]) THEN hour
-             WHEN 'day' = ANY ($1) THEN date_trunc('day', hour, $2::text)
+             WHEN 'day' = ANY ($1) THEN ($2::timestamptz[])[width_bucket(hour, $2)]
              ELSE 'epoch' END AS at,
         CASE WHEN 'user' = ANY ($1) THEN username ELSE '' END AS username,
         CASE WHEN 'key' = ANY ($1) THEN key_id ELSE '00000000-0000-0000-0000-000000000000' END AS key_id,
@@ -87,7 +100,6 @@ FROM (
         AND ($5::text IS NULL OR gateway = $5) AND ($6::text[] IS NULL OR model = ANY ($6))
         AND ($7::uuid IS NULL OR key_id = $7) AND ($8::text IS NULL OR node = $8)
         AND ($9::timestamptz IS NULL OR hour >= $9) AND ($10::timestamptz IS NULL OR hour < $10)
-        AND hour >= COALESCE($11::timestamptz, '-infinity') -- no line stands behind its hours
 ) AS parts
 WHERE $11::timestamptz IS NULL
     OR (at, username, key_id, gateway, model, node) > ($11, $12::text, $13::uuid, $14::text, $15::text, $16::text)
@@ -109,31 +121,3 @@ WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR lower(username
     AND id > COALESCE($9::uuid, '00000000-0000-0000-0000-000000000000')
 ORDER BY id
 LIMIT $10::bigint
-
--- name: list(username, gateway, models, since, until)
--- The rows of a user, oldest first; models are the spellings of one name, as asked or as served.
-SELECT id, created_at, username, key_id, gateway, operation, model_asked, model, node, prompt_tokens, output_tokens,
-    estimated, ttft_ms, duration_ms, status, outcome, error, streamed, request_bytes, response_bytes, context_full
-FROM usage
-WHERE lower(username) = lower($1) AND ($2::text IS NULL OR gateway = $2)
-    AND ($3::text[] IS NULL OR model = ANY ($3) OR model_asked = ANY ($3))
-    AND id >= usage_floor($4) AND id < usage_floor($5)
-ORDER BY id
-
--- name: summary(username, gateway, since, until)
--- Totals by gateway and model: the one served, or the one asked for where no node was asked.
-SELECT gateway, NULLIF(model, '') AS model,
-    sum(requests)::bigint AS requests,
-    sum(ok)::bigint AS ok,
-    sum(failed)::bigint AS failed,
-    sum(cancelled)::bigint AS cancelled,
-    sum(refused)::bigint AS refused,
-    sum(prompt_tokens)::bigint AS prompt_tokens,
-    sum(output_tokens)::bigint AS output_tokens,
-    sum(prompt_tokens + output_tokens)::bigint AS total_tokens,
-    sum(duration_ms) / NULLIF(sum(requests), 0) AS mean_duration_ms,
-    sum(ttft_ms) / NULLIF(sum(ttft_count), 0) AS mean_ttft_ms
-FROM usage_hours
-WHERE lower(username) = lower($1) AND ($2::text IS NULL OR gateway = $2) AND hour >= $3 AND hour < $4
-GROUP BY gateway, model
-ORDER BY gateway, NULLIF(model, '')
