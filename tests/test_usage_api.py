@@ -108,12 +108,16 @@ async def test_a_gateway_with_a_limit_is_told_of_before_it_is_used(api: Api) -> 
     assert shown == {"gateways": {"ollama": {"today": {**NONE, "remaining_requests": 7}, "current_hour": NONE}}}
 
 
-async def test_what_no_node_was_asked_leaves_as_much_as_before(api: Api) -> None:
+async def test_what_was_used_and_what_remains_are_the_limit(api: Api) -> None:
     key = await api.user("ref")
-    await used(api, "ref", {"node": None, "outcome": "refused", "prompt_tokens": None, "output_tokens": None})
-    await limited(api, "ref", "requests", "day", 2)
+    nothing = {"prompt_tokens": None, "output_tokens": None}
+    refused = {"node": None, "outcome": "refused", "status": 429, **nothing}
+    await used(api, "ref", {}, {"outcome": "failed", **nothing}, refused, refused, {"operation": "list", **nothing})
+    await limited(api, "ref", "requests", "day", 5)
     today = (await api.done("GET", "/me/usage", key=key))["gateways"]["ollama"]["today"]
-    assert (today["total_requests"], today["remaining_requests"]) == (1, 2)
+    assert (today["total_requests"], today["remaining_requests"]) == (2, 3)
+    (line,) = (await api.done("GET", "/me/usage/report?group_by=gateway", key=key))["items"]
+    assert (line["requests"], line["refused"]) == (5, 2)
 
 
 async def test_limits_of_roles_leave_something_too(api: Api) -> None:
@@ -291,6 +295,14 @@ async def test_commands_tell_of_another_machine(api: Api, rows: list[UsageRecord
         "GET", "usage?user=rep&gateway=ollama"
     )
     assert "there is no user 'never'" in await there.refused("usage", "show", "never")
+    assert [line["model"] for line in await there.told("usage", "summary", "rep", "--days", "36500")] == [
+        "m0", "m1", "m2"
+    ]  # fmt: skip
+    listed = await there.told("usage", "list", "rep", "--days", "36500", "--model", "m1")
+    assert listed == (await api.done("GET", "usage/export?user=rep"))[1:2]
+    target = tmp_path / "usage.csv"
+    await there.said("usage", "export", "rep", "csv", "--output", str(target))
+    assert [line["model"] for line in table(target.read_text())] == ["m0", "m1", "m2"]
 
 
 async def test_the_client_reads_what_the_server_tells(api: Api, rows: list[UsageRecord]) -> None:

@@ -22,7 +22,8 @@ from usage_rows import make_row, store
 from parallama.cli.usage import usage
 from parallama.db.pool import Database
 from parallama.exchange import UsageRecord
-from parallama.ledger.usage import FIELDS, TOTALS
+from parallama.ledger.reports import SUMS
+from parallama.ledger.usage import FIELDS
 
 Answer = subprocess.CompletedProcess[str]
 _REPORT = ("report", "--user", "nobody")
@@ -157,7 +158,7 @@ async def test_list_prints_one_object_a_request_oldest_first(run: Run, rows: lis
 
 async def test_summary_prints_totals(run: Run, rows: list[UsageRecord]) -> None:
     ollama, openai = await parsed(run("summary", "alice", "--json"))
-    assert tuple(ollama) == TOTALS
+    assert tuple(ollama) == ("gateway", "model", *SUMS)
     assert (ollama["model"], ollama["requests"], ollama["total_tokens"]) == ("llama3.2", 2, 648)
     assert (openai["model"], openai["mean_ttft_ms"]) == ("qwen3:8b", None)
     (week,) = await parsed(run("summary", "alice", "--days", "7", "--gateway", "ollama", "--json"))
@@ -187,6 +188,19 @@ async def test_a_user_without_rows_has_an_empty_list_and_an_unknown_one_is_an_er
         assert failed.stderr == "Error: there is no user 'nobody'\n"
 
 
+@pytest.mark.parametrize("words", [("usage", "report"), ("usage", "export"), ("user", "list"), ("db", "status")])
+async def test_a_command_that_only_looks_makes_no_database(
+    environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    where = tmp_path / "mistyped"
+    elsewhere = {name: value for name, value in environment.items() if name != "PARALLAMA_DB_URL"}
+    command = (sys.executable, "-m", "parallama", *words, "--data", str(where))
+    process = await asyncio.create_subprocess_exec(*command, env=elsewhere, stderr=asyncio.subprocess.PIPE)
+    _, complaint = await process.communicate()
+    assert (process.returncode, where.exists()) == (1, False)
+    assert complaint.decode().startswith(f"Error: there is no database in {where}: ")
+
+
 @pytest.mark.parametrize(
     ("words", "of_all"),
     [
@@ -213,7 +227,7 @@ async def test_an_export_as_csv_keeps_every_value_true(run: Run, rows: list[Usag
     assert answer.stdout.startswith(",".join(FIELDS) + "\r\n")
     assert answer.stdout.endswith("\r\n")
     (line,) = csv.DictReader(io.StringIO(answer.stdout, newline=""))
-    assert line["model_asked"] == '=1+1, "x"\r\ny'
+    assert line["model_asked"] == '\'=1+1, "x"\r\ny'
     assert (line["streamed"], line["context_full"], line["prompt_tokens"]) == ("true", "false", "26")
     assert line["key_id"] == str(rows[3].key_id)
     assert len(list(csv.reader(io.StringIO((await run("export", "csv")).stdout, newline="")))) == 5

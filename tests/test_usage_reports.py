@@ -18,8 +18,8 @@ from parallama.db import query
 from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.errors import NotFound
-from parallama.ledger.reports import Group, Place, ReportLine, Reports, Span, Which, place
-from parallama.ledger.usage import FIELDS, TOTALS, UsageReports, bounds
+from parallama.ledger.reports import SUMS, Group, Place, ReportLine, Reports, Span, Which, bounds, place
+from parallama.ledger.usage import FIELDS, UsageReports
 
 BERLIN = "Europe/Berlin"
 ALICE = Which(user="alice")
@@ -40,6 +40,12 @@ def at(text: str) -> datetime:
 @pytest.fixture
 def reports(database: Database) -> UsageReports:
     return UsageReports(database, BERLIN)
+
+
+async def listed(reports: UsageReports, days: int = 7, now: datetime = NOON, **which: Any) -> list[dict[str, Any]]:
+    """The rows of alice's last days."""
+    span = bounds(ZoneInfo(BERLIN), days, now)
+    return [row async for row in reports.rows(Which(user="Alice", **which), span)]
 
 
 def window(requests: int, tokens: int) -> dict[str, int | None]:
@@ -84,8 +90,8 @@ async def test_a_day_has_23_or_25_hours_when_the_clock_changes(
     first, last = make_row(at(since)), make_row(at(until) - timedelta(milliseconds=1))
     before, after = make_row(at(since) - timedelta(milliseconds=1)), make_row(at(until))
     await store(database, [before, first, last, after])
-    listed = await reports.list("alice", days=1, now=at(now))
-    assert [row["id"] for row in listed] == [str(first.id), str(last.id)]
+    found = await listed(reports, 1, at(now))
+    assert [row["id"] for row in found] == [str(first.id), str(last.id)]
     shown = await reports.show(ALICE, now=at(now))
     assert shown.gateways["ollama"].today.total_requests == 2
 
@@ -107,7 +113,7 @@ async def test_a_listed_row_has_the_promised_fields_as_json_takes_them(
 ) -> None:
     row = make_row(at("2026-07-15T10:11:12.345Z"), key_id=uuid4(), ttft_ms=1 / 3, duration_ms=2.0, context_full=True)
     await store(database, [row, make_row(NOON, ttft_ms=None, prompt_tokens=None)])
-    first, second = await reports.list("alice", now=NOON)
+    first, second = await listed(reports)
     assert tuple(first) == FIELDS
     assert json.loads(json.dumps(first)) == first
     assert (first["id"], first["key_id"]) == (str(row.id), str(row.key_id))
@@ -126,20 +132,20 @@ async def test_rows_are_listed_by_gateway_and_model_oldest_first(reports: UsageR
     await store(database, rows)
     openai, oldest, newer, _ = (str(row.id) for row in rows)
 
-    async def listed(**filters: Any) -> list[str]:
-        return [row["id"] for row in await reports.list("Alice", now=NOON, **filters)]
+    async def found(**which: Any) -> list[str]:
+        return [row["id"] for row in await listed(reports, **which)]
 
-    assert await listed() == [oldest, newer, openai]
-    assert await listed(gateway="openai") == [openai]
+    assert await found() == [oldest, newer, openai]
+    assert await found(gateway="openai") == [openai]
     for name in ("llama3.2", "llama3.2:latest"):
-        assert await listed(model=name) == [oldest, newer]
+        assert await found(model=name) == [oldest, newer]
     for name in ("gpt-4", "qwen3:8b"):
-        assert await listed(model=name) == [openai]
-    assert await listed(model="qwen3") == []
-    assert len(await listed(days=8)) == 4
+        assert await found(model=name) == [openai]
+    assert await found(model="qwen3") == []
+    assert len(await found(days=8)) == 4
 
 
-async def test_the_summary_totals_by_gateway_and_model(reports: UsageReports, database: Database) -> None:
+async def test_a_report_totals_by_gateway_and_model(by: Reports, database: Database) -> None:
     refused = {"prompt_tokens": None, "output_tokens": None, "ttft_ms": None, "model": None}
     await store(
         database,
@@ -152,22 +158,24 @@ async def test_the_summary_totals_by_gateway_and_model(reports: UsageReports, da
             make_row(at("2026-06-15T12:00:00Z")),
         ],
     )
-    llama, nope, openai = await reports.summary("alice", now=NOON)
-    assert tuple(llama) == TOTALS
-    assert tuple(llama.values()) == ("ollama", "llama3.2", 3, 1, 1, 1, 0, 9, 6, 15, 20.0, 1.5)
-    assert tuple(nope.values()) == ("ollama", "nope", 1, 0, 0, 0, 1, 0, 0, 0, 1.0, None)
-    assert (openai["gateway"], openai["model"], openai["requests"]) == ("openai", None, 1)
-    assert await reports.summary("alice", "openai", now=NOON) == [openai]
-    assert (await reports.summary("alice", days=31, now=NOON))[0]["requests"] == 4
+    whole = bounds(ZoneInfo(BERLIN), 30, NOON)
+    openai, llama, nope = sorted(
+        await lines(by, "gateway", "model", which=ALICE, span=whole), key=lambda line: line.model or ""
+    )
+    assert (llama.gateway, llama.model) == ("ollama", "llama3.2")
+    assert tuple(getattr(llama, name) for name in SUMS) == (3, 1, 1, 1, 0, 9, 6, 15, 20.0, 1.5)
+    assert nope.model == "nope"
+    assert tuple(getattr(nope, name) for name in SUMS) == (1, 0, 0, 0, 1, 0, 0, 0, 1.0, None)
+    assert (openai.gateway, openai.model, openai.requests) == ("openai", None, 1)
 
 
 async def test_an_unknown_user_is_an_error_and_a_deleted_one_is_not(reports: UsageReports, database: Database) -> None:
     await database.execute(Query("new", (), "INSERT INTO users (username) VALUES ('idle')"))
     await store(database, [make_row(NOON, username="Gone")])
-    assert len(await reports.list("gone", now=NOON)) == 1
-    assert await reports.list("idle") == []
-    assert await reports.summary("IDLE") == []
-    for ask in (reports.user_id, reports.list, reports.summary, reports.export):
+    assert [row["username"] async for row in await reports.export("gone")] == ["Gone"]
+    assert await reports.user_id("gone") is None
+    assert await reports.user_id("IDLE") is not None
+    for ask in (reports.user_id, reports.export):
         with pytest.raises(NotFound, match="'nobody'"):
             await ask("nobody")
 
@@ -191,10 +199,8 @@ async def test_a_report_reads_sums_or_only_the_days_it_is_about(database: Databa
     three_days = {"usage_20260713", "usage_20260714", "usage_20260715"}
     asked: dict[Query, tuple[tuple[object, ...], set[str]]] = {
         queries.totals: ((None, "alice", None, since, NOON, until), {"usage_hours"}),
-        queries.list: (("alice", None, None, since, until), three_days),
-        queries.summary: (("alice", None, since, until), {"usage_hours"}),
         queries.report: (
-            (["user", "day"], BERLIN, None, "alice", None, None, None, None, since, until, *[None] * 6, 10),
+            (["user", "day"], [since, until], None, "alice", None, None, None, None, since, until, *[None] * 6, 10),
             {"usage_hours"},
         ),
         queries.rows: ((None, "alice", None, None, None, None, since, until, None, 10), three_days),

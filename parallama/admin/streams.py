@@ -12,6 +12,7 @@ from aiohttp import web
 
 from parallama.admin.api import Streamed
 from parallama.errors import ApiError
+from parallama.nodes.connection import reset_on_close
 
 _WRITE_S = 30.0
 """In which a part must be taken."""
@@ -34,9 +35,19 @@ async def stream(request: web.Request, answer: Streamed) -> web.StreamResponse:
                 await _write(response, part)
         except (ApiError, TimeoutError, ConnectionError) as error:
             _log.warning("stream cut off", extra={"fields": {"path": request.path, "error": type(error).__name__}})
-            if request.transport is not None:
-                request.transport.abort()
+            _break_off(request)
+        except BaseException:
+            _break_off(request)
+            raise
     return response
+
+
+def _break_off(request: web.Request) -> None:
+    """Reset the connection: to a client of HTTP/1.0 an orderly end would say that this was all."""
+    transport = request.transport
+    if transport is not None and not transport.is_closing():
+        reset_on_close(transport)
+        transport.abort()
 
 
 def _head(answer: Streamed) -> web.StreamResponse:

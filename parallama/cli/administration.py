@@ -24,6 +24,7 @@ from parallama.cli.context import Context, open_database, run, settings_options
 
 if TYPE_CHECKING:
     from parallama.admin.api import Call, Operation
+    from parallama.client import AsyncParallamaClient
     from parallama.client.admin import AsyncAdmin
     from parallama.client.session import Answered, Request, Steps
     from parallama.client.uses import Use
@@ -100,12 +101,18 @@ def administer(ctx: Context, work: Callable[[AsyncAdmin], Awaitable[T]], *, gate
         raise click.UsageError("what is given must be UTF-8 text") from None
 
 
+def client_of(ctx: Context) -> AsyncParallamaClient:
+    """Of the server that is given. To be closed."""
+    from parallama.client import AsyncParallamaClient
+
+    assert ctx.server is not None
+    return AsyncParallamaClient(base_url=ctx.server, api_key=ctx.key, timeout_s=60)
+
+
 @asynccontextmanager
 async def _administration(ctx: Context, gateways: bool) -> AsyncIterator[AsyncAdmin]:
     if ctx.server is not None:
-        from parallama.client import AsyncParallamaClient
-
-        async with AsyncParallamaClient(base_url=ctx.server, api_key=ctx.key, timeout_s=60) as client:
+        async with client_of(ctx) as client:
             yield client.admin
         return
     from parallama.client.admin import AsyncAdmin
@@ -160,12 +167,16 @@ class _Here:
             told = await self._answer(request)
 
     async def _answer(self, request: Request) -> Answered:
-        from parallama.admin.api import serialized
+        from parallama.admin.api import Streamed, serialized
         from parallama.client.session import Answered
 
         operation, call = self._called(request)
         answer = await operation.run(call)
-        return Answered(operation.status, {}, b"" if operation.answer is None else serialized(answer), None)
+        if isinstance(answer, Streamed):
+            body = b"".join([part async for part in answer.parts])
+        else:
+            body = b"" if operation.answer is None else serialized(answer)
+        return Answered(operation.status, {}, body, None)
 
     def _called(self, request: Request) -> tuple[Operation, Call]:
         from parallama.admin.api import Call, validated

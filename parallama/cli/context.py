@@ -91,12 +91,32 @@ async def database_url(ctx: Context) -> AsyncIterator[str]:
         yield url
 
 
+def require_database(ctx: Context) -> None:
+    """Raises ConfigError where the state directory has no database yet and none is configured: a command that only
+    looks there is not to make one where nobody looks for it again."""
+    from parallama.errors import ConfigError
+
+    if ctx.settings.database.url is None and not _exists(ctx.state / "postgres"):
+        raise ConfigError(
+            f"there is no database in {ctx.state}: give another --data DIR, start `parallama quickstart`, or set "
+            "database.url"
+        )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # then `embedded` says which directory is closed
+        return True
+
+
 @asynccontextmanager
 async def open_database(ctx: Context) -> AsyncIterator[Database]:
-    """A running Database whose schema is the one of this program."""
+    """A running Database whose schema is the one of this program. Raises ConfigError where there is none."""
     from parallama.db.migrate import require_current
     from parallama.db.pool import Database
 
+    require_database(ctx)
     async with database_url(ctx) as url:
         await require_current(url)
         async with Database(url, ctx.settings.database).running() as database:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from parallama.cli.context import Context, database_url, echo_rows, run, settings_options
+from parallama.cli.context import Context, database_url, echo_rows, require_database, run, settings_options
 
 if TYPE_CHECKING:
     from parallama.db.migrate import SchemaStatus
@@ -47,6 +47,7 @@ async def _migrate(ctx: Context) -> list[str]:
 async def _status(ctx: Context) -> SchemaStatus:
     from parallama.db.migrate import schema_status
 
+    require_database(ctx)
     async with database_url(ctx) as url:
         return await schema_status(url)
 

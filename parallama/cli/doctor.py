@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from parallama.cli.context import Context, database_url, run, settings_options
+from parallama.cli.context import Context, database_url, require_database, run, settings_options
 
 if TYPE_CHECKING:
     from parallama.config import NodeSettings
@@ -84,21 +84,13 @@ def _nodes(ctx: Context, running: dict[str, Any] | None) -> list[NodeSettings]:
 
 async def _database(ctx: Context) -> str:
     from parallama.db.migrate import require_current
-    from parallama.errors import ConfigError
 
-    private = ctx.settings.database.url is None
-    if private and not _exists(ctx.state / "postgres"):
-        raise ConfigError(f"there is none in {ctx.state} yet: start `parallama quickstart`, or set database.url")
+    require_database(ctx)
     async with database_url(ctx) as url:
         await require_current(url)
-    return f"answers; schema current; {'the embedded one' if private else 'the configured one'}"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:  # then `embedded` says which directory is closed
-        return True
+    return (
+        f"answers; schema current; {'the embedded one' if ctx.settings.database.url is None else 'the configured one'}"
+    )
 
 
 async def _redis(url: str) -> str:

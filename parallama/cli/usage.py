@@ -1,26 +1,26 @@
-"""`parallama usage`: who used what. Works with the server up or down; `show` and `report` ask other machines too."""
+"""`parallama usage`: who used what. Works with the server up or down, and asks other machines too."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 import click
 
-from parallama.cli.administration import administer, administration_options
-from parallama.cli.context import Context, echo_json, echo_rows, open_database, run, settings_options
+from parallama.cli.administration import administer, administration_options, client_of
+from parallama.cli.context import Context, echo_json, echo_rows, open_database, run
 
 if TYPE_CHECKING:
     from parallama.client.usage import UsedBy
-    from parallama.ledger.usage import UsageReports
 
-T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
 
 _LIST = (
@@ -29,6 +29,8 @@ _LIST = (
 )
 _SHOW = ("gateway", "period", "total_requests", "total_tokens", "remaining_requests", "remaining_tokens")
 _FORMATS = ("json", "csv")
+_EARLIEST = datetime(1971, 1, 2, tzinfo=UTC)
+"""From when on the API can be asked."""
 
 _gateway = click.option("--gateway", help="Only what came through this gateway.")
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -51,17 +53,10 @@ class _Day(click.ParamType[date]):
             self.fail(f"{value!r} is no day; it must be such as 2026-12-31", param, ctx)
 
 
-@asynccontextmanager
-async def _reports(ctx: Context) -> AsyncIterator[UsageReports]:
-    from parallama.ledger.usage import UsageReports
+def _since(ctx: Context, days: int) -> datetime:
+    from parallama.ledger.reports import bounds
 
-    async with open_database(ctx) as database:
-        yield UsageReports(database, ctx.settings.timezone)
-
-
-async def _ask(ctx: Context, question: Callable[[UsageReports], Awaitable[T]]) -> T:
-    async with _reports(ctx) as reports:
-        return await question(reports)
+    return max(bounds(ZoneInfo(ctx.settings.timezone), days).since or _EARLIEST, _EARLIEST)
 
 
 @click.group()
@@ -92,11 +87,14 @@ def show(ctx: Context, name: str, gateway: str | None, as_json: bool) -> None:
 @_days(7)
 @click.option("--model", help="Only this model, as asked for or as served.")
 @_json
-@settings_options
+@administration_options
 def list_(ctx: Context, name: str, gateway: str | None, days: int, model: str | None, as_json: bool) -> None:
     """One line a request of a user, oldest first."""
-    rows = run(_ask(ctx, lambda reports: reports.list(name, gateway, model, days)))
-    echo_rows(rows, _LIST, as_json)
+    from parallama.ledger.usage import document
+
+    which: UsedBy = {"user": name, "gateway": gateway, "model": model, "since": _since(ctx, days)}
+    rows = administer(ctx, lambda api: api.export_usage(**which))
+    echo_rows([document(asdict(row).items()) for row in rows], _LIST, as_json)
 
 
 @usage.command()
@@ -104,13 +102,15 @@ def list_(ctx: Context, name: str, gateway: str | None, days: int, model: str | 
 @_gateway
 @_days(30)
 @_json
-@settings_options
+@administration_options
 def summary(ctx: Context, name: str, gateway: str | None, days: int, as_json: bool) -> None:
     """Totals of a user, by gateway and model."""
-    from parallama.ledger.usage import TOTALS
+    from parallama.ledger.reports import SUMS
 
-    rows = run(_ask(ctx, lambda reports: reports.summary(name, gateway, days)))
-    echo_rows(rows, TOTALS, as_json)
+    columns = ("gateway", "model", *SUMS)
+    which: UsedBy = {"user": name, "gateway": gateway, "since": _since(ctx, days)}
+    lines = administer(ctx, lambda api: api.report_usage(["gateway", "model"], **which))
+    echo_rows([{name: getattr(line, name) for name in columns} for line in lines], columns, as_json)
 
 
 @usage.command()
@@ -160,23 +160,36 @@ async def _print_csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]])
 @click.argument("words", nargs=-1, metavar="[NAME] [json|csv]")
 @click.option("--format", "given", type=click.Choice(_FORMATS), help="json (default) or csv.")
 @click.option("--output", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Default: stdout.")
-@settings_options
+@administration_options
 def export(ctx: Context, words: tuple[str, ...], given: str | None, output: Path | None) -> None:
     """Every row of a user, or of all users, oldest first.
 
     A file appears under its name only when it is whole.
     """
-    from parallama.ledger.documents import csv_table, json_array
-    from parallama.ledger.usage import FIELDS
-
     name, format_ = _name_and_format(words, given)
 
     async def work() -> None:
-        async with _reports(ctx) as reports, aclosing(await reports.export(name)) as rows:
+        async with _exported(ctx, name, format_) as parts:
             with _sink(output) as sink:
-                await _write(json_array(rows) if format_ == "json" else csv_table(FIELDS, rows), sink)
+                await _write(parts, sink)
 
     run(work())
+
+
+@asynccontextmanager
+async def _exported(ctx: Context, name: str | None, format_: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    if ctx.server is not None:
+        whose = {"format": format_} if name is None else {"format": format_, "user": name}
+        path = f"/admin/v1/usage/export?{urlencode(whose)}"
+        async with client_of(ctx) as client, aclosing(client.export(path)) as parts:
+            yield parts
+        return
+    from parallama.ledger.documents import csv_table, json_array
+    from parallama.ledger.usage import FIELDS, UsageReports
+
+    async with open_database(ctx) as database:
+        async with aclosing(await UsageReports(database, ctx.settings.timezone).export(name)) as rows:
+            yield json_array(rows) if format_ == "json" else csv_table(FIELDS, rows)
 
 
 def _name_and_format(words: tuple[str, ...], given: str | None) -> tuple[str | None, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -112,6 +112,20 @@ class AsyncParallamaClient:
     async def embeddings(self, *, model: str, input: Texts, **parameters: Any) -> Embeddings:
         """A vector for each text."""
         return await self._read(self._dialect.embed_request(model, input, parameters), self._dialect.embeddings)
+
+    async def export(self, path: str) -> AsyncGenerator[bytes, None]:
+        """What a path answers, in parts of any size, however much it is: such as `/me/usage/export?format=csv`. Raises
+        UpstreamFailed when it breaks off, after which what came is not the whole. To be closed when it is left early.
+        """
+        answered = await self._carry(self._session.ask(Request(method="GET", path=path)), stream=True)
+        response: httpx2.Response = answered.response
+        try:
+            async for part in response.aiter_bytes():
+                yield part
+        except httpx2.RequestError as error:
+            raise UpstreamFailed(f"the answer broke off ({type(error).__name__})") from error
+        finally:
+            await response.aclose()
 
     async def _use(self, use: Use[T]) -> T:
         return await self._carry(use(self._session.ask))

@@ -110,6 +110,20 @@ class ParallamaClient:
         """A vector for each text."""
         return self._read(self._dialect.embed_request(model, input, parameters), self._dialect.embeddings)
 
+    def export(self, path: str) -> Generator[bytes, None, None]:
+        """What a path answers, in parts of any size, however much it is: such as `/me/usage/export?format=csv`. Raises
+        UpstreamFailed when it breaks off, after which what came is not the whole. To be closed when it is left early.
+        """
+        response: httpx2.Response = self._carry(
+            self._session.ask(Request(method="GET", path=path)), stream=True
+        ).response
+        try:
+            yield from response.iter_bytes()
+        except httpx2.RequestError as error:
+            raise UpstreamFailed(f"the answer broke off ({type(error).__name__})") from error
+        finally:
+            response.close()
+
     def _use(self, use: Use[T]) -> T:
         return self._carry(use(self._session.ask))
 

@@ -11,6 +11,8 @@ import orjson
 
 _PART = 64 * 1024
 """Bytes after which what was made is given away."""
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""Spreadsheets take what begins so for something to compute, or to run."""
 
 
 async def json_array(rows: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
@@ -26,7 +28,8 @@ async def json_array(rows: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
 
 
 async def csv_table(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[bytes, None]:
-    """RFC 4180; true and false in words, an empty field where unknown."""
+    """RFC 4180; true and false in words, an empty field where unknown. Text that a spreadsheet would take for a formula
+    has an apostrophe before it."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
@@ -40,4 +43,10 @@ async def csv_table(columns: Sequence[str], rows: AsyncIterator[Mapping[str, Any
 
 
 def _cells(values: Iterable[Any]) -> list[Any]:
-    return [str(value).lower() if isinstance(value, bool) else value for value in values]
+    return [_cell(value) if isinstance(value, str | bool) else value for value in values]
+
+
+def _cell(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}" if value.startswith(_FORMULAS) else value

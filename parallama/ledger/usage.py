@@ -1,4 +1,4 @@
-"""What a user used: today and this hour with what remains, totals, and single rows (`usage`).
+"""What a user used: today and this hour with what remains, and single rows (`usage`).
 
 Days and hours are those of the deployment's time zone. Values come out as JSON takes them: times as RFC 3339
 in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.
@@ -6,25 +6,19 @@ in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from parallama.db import query
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database
 from parallama.errors import NotFound
-from parallama.ledger.reports import Span, Which, hour_of, midnight, moment, spellings
+from parallama.ledger.reports import Span, Which, bounds, hour_of, midnight, moment, patiently
 from parallama.limits import EVERY, Meter, Period, Scope
-
-TOTALS = (
-    *("gateway", "model", "requests", "ok", "failed", "cancelled", "refused"),
-    *("prompt_tokens", "output_tokens", "total_tokens", "mean_duration_ms", "mean_ttft_ms"),
-)
-"""The keys of a line of the summary, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +62,6 @@ FIELDS = tuple(field.name for field in fields(UsageRow))
 """The keys of a row, in order."""
 
 Line = dict[str, Any]
-Lines = list[Line]
 Left = Mapping[Scope, int]
 """What limits leave, by what they count."""
 
@@ -126,38 +119,6 @@ class UsageReports:
         found = dict.fromkeys(sorted(named), (0, 0, 0, 0)) | {name: tuple(counts) for name, *counts in rows}
         return UsageNow({name: _times(*counts, left=_left(left, name)) for name, counts in found.items()})
 
-    async def list(
-        self,
-        username: str,
-        gateway: str | None = None,
-        model: str | None = None,
-        days: int = 7,
-        *,
-        now: datetime | None = None,
-    ) -> Lines:
-        """The rows (keys: FIELDS) of the last `days` calendar days, today included, oldest first.
-
-        `model` is a name as it was asked for or as it was served.
-        """
-        await self.user_id(username)
-        since, until = bounds(self._timezone, days, now)
-        models = spellings(model) if model else None
-        rows = self._database.stream(_queries.list, username, gateway, models, since, until)
-        async with aclosing(rows):
-            return [_line(row) async for row in rows]
-
-    async def summary(
-        self, username: str, gateway: str | None = None, days: int = 30, *, now: datetime | None = None
-    ) -> Lines:
-        """Totals (keys: TOTALS) by gateway and model over the last `days` calendar days, today included.
-
-        A model is the one served, else the one asked for; None where none was named.
-        """
-        await self.user_id(username)
-        since, until = bounds(self._timezone, days, now)
-        rows = await self._database.fetch(_queries.summary, username, gateway, since, until)
-        return [_line(row) for row in rows]
-
     async def export(self, username: str | None = None) -> AsyncGenerator[Line, None]:
         """An iterator over every row (keys: FIELDS) of a user or, for None, of all; oldest first.
 
@@ -170,13 +131,14 @@ class UsageReports:
     async def rows(self, which: Which, span: Span) -> AsyncGenerator[Line, None]:
         """The same of what is asked for. No connection is held while whoever reads them takes their time."""
         whose = (which.user_id, which.user, which.gateway, which.models, which.key, which.node)
-        after, more = None, True
-        while more:
-            rows = await self._database.fetch(_queries.rows, *whose, *span, after, _PART, limit_s=_PART_S)
+        part = partial(self._database.fetch, _queries.rows, *whose, *span, limit_s=_PART_S)
+        rows = await part(None, _PART)
+        while True:
             for row in rows:
-                yield _line(row)
-            if more := len(rows) == _PART:
-                after = rows[-1]["id"]
+                yield document(row.items())
+            if len(rows) < _PART:
+                break
+            rows = await patiently(partial(part, rows[-1]["id"], _PART))
 
     def span(self, first: date | None, last: date | None) -> Span:
         """From `first` to `last`, both included: days or moments, the last for its whole millisecond."""
@@ -193,12 +155,6 @@ class UsageReports:
         if row is None or not row["known"]:
             raise NotFound(f"there is no user {username!r}")
         return None if row["id"] is None else UUID(int=row["id"].int)
-
-
-def bounds(timezone: tzinfo, days: int, now: datetime | None = None) -> Span:
-    """The start of the first and the end of the last of `days` calendar days up to today, in UTC."""
-    today = (now or datetime.now(UTC)).astimezone(timezone).date()
-    return Span(midnight(today - timedelta(days=days - 1), timezone), midnight(today + timedelta(days=1), timezone))
 
 
 def _now(timezone: tzinfo, now: datetime | None) -> tuple[datetime | None, datetime, datetime | None]:
@@ -231,8 +187,9 @@ def _times(
     return Times(spent(Period.DAY, day_tokens, day_requests), spent(Period.HOUR, hour_tokens, hour_requests))
 
 
-def _line(row: Row) -> Line:
-    return {key: _plain(value) for key, value in row.items()}
+def document(row: Iterable[tuple[str, Any]]) -> Line:
+    """The fields of a row as JSON takes them."""
+    return {key: _plain(value) for key, value in row}
 
 
 def _plain(value: object) -> object:
