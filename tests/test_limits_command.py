@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from admin_api import Api, api, in_one_loop
+from asking import MODEL
 from commands import Commands, Run, at_server, command_line
 from e2e.databases import named
+from running import eventually
 
 __all__ = ["api"]
 pytestmark = in_one_loop
@@ -151,13 +153,43 @@ async def test_a_reset_leaves_what_the_roles_give(commands: Commands) -> None:
     await commands.said("limits", "set", "--role", role, "--token-daily", "10")
     await commands.said("user", "create", bob, "--role", role, "--token-limit-daily", "1", "--request-limit-daily", "1")
     await commands.said("limits", "set", bob, "openai", "--request-daily", "1")
-    assert "--to-default" in await wrong(commands, "limits", "reset", bob)
+    assert "--to-default" in await wrong(commands, "limits", "reset", bob, "--to-default", "--model", "llama3")
     assert (await commands.done("limits", "reset", bob, "--to-default", stdin="n\n")).returncode == 1
     some = await commands.said("limits", "reset", bob, "--gateway", "openai", "--to-default", "--yes")
     assert some == f"took away 1 limits of user {bob}\n"
     assert len(await commands.told("limits", "show", bob)) == 2
     await commands.said("limits", "reset", bob, "--to-default", "--yes")
     assert brief(await commands.told("limits", "show", bob)) == [(f"role {role}", "*", None, "total_tokens", "day", 10)]
+
+
+async def test_a_reset_lets_what_was_used_count_as_nothing(api: Api, commands: Commands) -> None:
+    bob = called("bob")
+    key = await api.user(bob)
+    (its,) = await commands.told("key", "list", "--username", bob)
+    await commands.said("limits", "set", bob, "--request-daily", "1")
+
+    async def status() -> int:
+        body = {"model": MODEL, "prompt": "one", "stream": False}
+        return (await api("POST", "/api/generate", body, key=key)).status
+
+    async def let_in() -> bool:
+        return await status() == 200
+
+    await eventually(let_in)
+    for spelling, whose, reset in (
+        ("limits", [bob.upper()], "1 users"),
+        ("ratelimit", [bob, "*"], "1 users"),
+        ("limits", ["--role", "basic"], " users"),
+    ):
+        assert await status() == 429
+        assert (await commands.done(spelling, "reset", *whose, stdin="n\n")).returncode == 1
+        assert reset in await commands.said(spelling, "reset", *whose, "--yes")
+        await eventually(let_in)
+    for other in (["--key", its["id"]], [bob, "--gateway", "openai"], [bob, "--model", "llama3*"]):
+        await commands.said("limits", "reset", *other, "--yes")
+        assert await status() == 429
+    assert brief(await commands.told("limits", "show", bob)) == [(f"user {bob}", "*", None, "requests", "day", 1)]
+    assert "nobody" in await commands.refused("limits", "reset", "nobody", "--yes")
 
 
 async def test_a_user_is_made_with_the_limits_or_not_at_all(commands: Commands) -> None:

@@ -13,6 +13,7 @@ from parallama.admin.gateway_operations import GatewayFigures, GatewayState
 from parallama.admin.keys import NewKey, Revoked
 from parallama.admin.limits import Deleted, SomeLimits
 from parallama.admin.me import Me
+from parallama.admin.resets import CountsReset
 from parallama.admin.roles import Known
 from parallama.admin.sessions import Rotated
 from parallama.errors import Conflict, NotAuthenticated, NotFound
@@ -131,6 +132,7 @@ async def use_limits(admin: Using, bob: str) -> None:
     await admin.create_limit("requests", "minute", 9, role=f"few-{bob}")
     assert [one.amount for one in (await admin.limits_of_role(f"few-{bob}")).limits] == [9]
     await admin.delete_role(f"few-{bob}")
+    assert await admin.reset_counts(user=bob, gateway="ollama", model="x:*") == CountsReset(1)
     assert await admin.reset_limits(user=bob) == Deleted(2)
 
 
