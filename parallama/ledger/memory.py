@@ -120,14 +120,12 @@ class MemoryStore:
             if strict and used - amount > overrun:
                 overrun = used - amount
         self.overrun += overrun
-        self._forget_ended(held)
 
     def cancel(self, id: UUID) -> None:
         """As Store says."""
         if (held := self._end(id)) is not None:
             for count, bucket, amount, _ in held.charges:
                 count.settle(bucket, amount, 0)
-            self._forget_ended(held)
 
     def seed(
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
@@ -228,10 +226,6 @@ class MemoryStore:
                 self._add(counter)
         return [counter for counter in missing if counter not in self._counts]
 
-    def _forget_ended(self, held: _Held) -> None:
-        if self._stale:
-            self._let_go([charge.to for charge in held.charges], self._now())
-
     def _of(self, limits: Sequence[Limit]) -> Sequence[Count]:
         """The counts that are known."""
         return [count for limit in limits if (count := self._counts.get(limit.counter))]
@@ -261,6 +255,7 @@ class MemoryStore:
         """Forget counters that hold nothing and that nobody asked for since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
+        self._let_go([*self._stale], now)
         for name, count in [*self._counts.items()]:
             count.look(now)
             if not (count.asked or count.used or count.awaits):
