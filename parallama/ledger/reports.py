@@ -125,13 +125,13 @@ class Reports:
         """One part of the time after the other, as long as it seems to take: else everything that there is would be
         added up for every page."""
         found: list[Row] = []
-        days = 1
+        steps = 1
         while at < end and len(found) < limit:
-            until = min(self._day(at, days), end)
+            until = min(at + timedelta(hours=steps) if "hour" in by else self._day(at, steps), end)
             missing = limit - len(found)
             some = await self._read(by, which, Span(at, until), after, missing)
             found += some
-            at, days = until, days * min(ceil(missing / len(some)) if some else 2, _WIDER)
+            at, steps = until, steps * min(ceil(missing / len(some)) if some else 2, _WIDER)
         return found
 
     def _day(self, at: datetime, days: int) -> datetime:
