@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
+from pydantic import ConfigDict
+
 from parallama.admin.api import PREFIX, Call, Operation
 from parallama.admin.limits import LimitsOfGateway, Pattern
 from parallama.admin.users import GUARD
@@ -18,6 +22,14 @@ from parallama.identity.limits import Limits
 
 class CountsToReset(LimitsOfGateway):
     """Whose counts, and for which of the limits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [{"oneOf": [{"required": [name]} for name in ("user", "key", "role")]}]}
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [{"anyOf": [{"required": [name]} for name in ("user", "key", "role")]}]}
+    )
 
     model: Pattern | None = None
     """Only for limits of this pattern; none: all."""
