@@ -57,7 +57,8 @@ class Quota(NamedTuple):
     @classmethod
     def of(cls, limit: Limit, taken: int, reset_at: float | None) -> Self:
         """`taken`: what is used and reserved, which may be more than the limit."""
-        return cls(limit.scope.meter, limit.scope.period, limit.amount, max(limit.amount - taken, 0), reset_at)
+        _, _, meter, period = limit.scope
+        return cls(meter, period, limit.amount, max(limit.amount - taken, 0), reset_at)
 
     def reset_s(self, now: float) -> int | None:
         """Whole seconds from `now` until the count begins anew, never too few; None: time changes nothing."""

@@ -7,7 +7,6 @@ granted. They go by what Ollama makes of a native body; who may spend how much i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from parallama.gateway.api import Outbound, Use
@@ -123,7 +122,7 @@ def _output_of(numbered: tuple[int, _Share]) -> int:
 def _with_bound(outbound: Outbound, tokens: int) -> Outbound:
     body = outbound.body or {}
     options = {**(body.get("options") or {}), "num_predict": tokens}
-    return replace(outbound, body={**body, "options": options}, raw=None)
+    return outbound.saying({**body, "options": options})
 
 
 class _Share(NamedTuple):

@@ -95,13 +95,18 @@ class Bucket:
 class Count:
     """The sums of all buckets that have not ended, as of the last `look`."""
 
-    __slots__ = ("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "asked", "reserved", "used")
+    __slots__ = (
+        *("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "_seen", "_until"),
+        *("asked", "reserved", "used"),
+    )
 
     def __init__(self, meter: Meter, clock: Clock) -> None:
         self._meter = meter
         self._request, self._prompt, self._output = _PARTS[meter]
         self._clock = clock
         self._buckets: deque[Bucket] = deque()
+        self._seen = self._until = -inf
+        """The last look; when the first bucket ends."""
         self.used = 0
         self.reserved = 0
         self.asked = True
@@ -109,16 +114,21 @@ class Count:
 
     def cost(self, prompt: int, output: int, weight: float) -> int:
         """What so many tokens are here, rounded up."""
-        return self._request + ceil((self._prompt * prompt + self._output * output) * weight)
+        tokens = self._prompt * prompt + self._output * output
+        return self._request + (tokens if weight == 1 else ceil(tokens * weight))
 
     def look(self, now: float) -> None:
         """End what time has ended."""
+        if self._seen <= now < self._until:
+            self._seen = now
+            return
         buckets = self._buckets
         while buckets and buckets[0].ends_at <= now:
             self._end(buckets.popleft())
         if buckets and buckets[-1].ends_at > (latest := self._clock.end(now)):
             for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
+        self._seen, self._until = now, buckets[0].ends_at if buckets else inf
 
     @property
     def awaits(self) -> bool:
@@ -149,6 +159,7 @@ class Count:
         for second, amount in sorted(amounts):
             self._bucket(self._clock.end_of(second, now)).used += amount
             self.used += amount
+        self._until = -inf
 
     def correct(self, amount: int, now: float) -> None:
         """Charge more now, or less, at least nothing."""
@@ -180,6 +191,7 @@ class Count:
         buckets = self._buckets
         if not buckets or buckets[-1].ends_at != ends_at:
             buckets.append(Bucket(ends_at))
+            self._until = buckets[0].ends_at
         return buckets[-1]
 
     def _end(self, bucket: Bucket) -> None:

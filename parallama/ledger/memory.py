@@ -195,10 +195,16 @@ class MemoryStore:
         if id in self._ended:
             standings = [count.standing(limit, now) for limit, count in asked]
             return Refusal(standings[0], None, False, standings)
-        output = min([most_output(limit, count, cost) for limit, count in asked])
-        if output < least_output(cost):
-            return refusal(asked, cost, now)
-        charges = [_charge(limit, count, cost, output, now) for limit, count in asked]
+        output, amounts = cost.output, _amounts(asked, cost, cost.output)
+        if not _fit(asked, amounts):
+            output = min([most_output(limit, count, cost) for limit, count in asked])
+            if output < least_output(cost):
+                return refusal(asked, cost, now)
+            amounts = _amounts(asked, cost, output)
+        charges = [
+            _Charge(count, count.reserve(amount, now), amount, limit.strict)
+            for (limit, count), amount in zip(asked, amounts, strict=True)
+        ]
         grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)
         self._held[id] = _Held(grant, cost.weight, charges)
         return grant
@@ -264,6 +270,14 @@ class MemoryStore:
             count.asked = False
 
 
-def _charge(limit: Limit, count: Count, cost: Cost, output: int, now: float) -> _Charge:
-    amount = count.cost(prompt_of(limit, cost), output, cost.weight)
-    return _Charge(count, count.reserve(amount, now), amount, limit.strict)
+def _amounts(asked: Sequence[tuple[Limit, Count]], cost: Cost, output: int) -> Sequence[int]:
+    """What so much output costs of each limit."""
+    return [count.cost(prompt_of(limit, cost), output, cost.weight) for limit, count in asked]
+
+
+def _fit(asked: Sequence[tuple[Limit, Count]], amounts: Sequence[int]) -> bool:
+    """Whether there is room for them everywhere, as most of the time there is."""
+    for (limit, count), amount in zip(asked, amounts, strict=True):
+        if count.used + count.reserved + amount > limit.amount or not limit.amount:
+            return False
+    return True

@@ -53,7 +53,7 @@ class Admission:
         images = self._settings.image_tokens
         cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
         grant = await self._grant(exchange, limits, cost)
-        exchange.quotas = [_quota(one) for one in grant.standings]
+        exchange.quotas = _quotas(grant.standings)
         exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
         self._warnings.look(grant.standings)
         exchange.output_bound = None if most is None else grant.output
@@ -76,7 +76,7 @@ class Admission:
         asked_at = time.time()  # no later than the counts were looked at, whose windows end with a whole second
         outcome = await self._reserve(exchange.id, limits, cost)
         if isinstance(outcome, Refusal):
-            exchange.quotas = [_quota(one) for one in outcome.standings]
+            exchange.quotas = _quotas(outcome.standings)
             self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
             raise _refused(outcome, cost, asked_at)
         return outcome
@@ -124,8 +124,8 @@ def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequenc
     return found
 
 
-def _quota(standing: Standing) -> Quota:
-    return Quota.of(standing.limit, standing.used + standing.reserved, standing.reset_at)
+def _quotas(standings: Iterable[Standing]) -> Sequence[Quota]:
+    return [Quota.of(one.limit, one.used + one.reserved, one.reset_at) for one in standings]
 
 
 def _refused(refusal: Refusal, cost: Cost, now: float) -> OverLimit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 from uuid import uuid4
 
@@ -430,3 +431,22 @@ def test_all_that_a_model_says_itself_counts() -> None:
     assert found.own_bytes >= 20 + 100 + 2 * 16
     assert (found.own_output, found.longest_context) == (50, None)
     assert described({"parameters": "num_predict -1"}) == described({"parameters": None, "messages": None})
+
+
+def test_what_says_something_else_is_the_same_request() -> None:
+    one = Outbound(
+        method="PUT",
+        path="/api/chat",
+        model="a",
+        target="b",
+        model_key="name",
+        body={"model": "a"},
+        unasked=("top_k",),
+        raw=b"{}",
+        names=("c",),
+        leaves_node=True,
+    )
+    other = one.saying({"model": "b"})
+    assert other == replace(one, body={"model": "b"}, raw=None)
+    plain = Outbound(method="GET", path="/")
+    assert all(getattr(one, field.name) != getattr(plain, field.name) for field in fields(Outbound))
