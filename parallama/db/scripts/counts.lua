@@ -9,7 +9,7 @@
 --                     sums, and since which change it is known; of concurrency: id of a request -> its instance
 --   <id>:counts       names of counters that were known
 --   <id>:changed:<subject>, or `all` in its place: when the limits of a subject were changed, or those of all
---   <id>:held:<uuid>  what a request has reserved, <id>:done:<uuid>: that it is over
+--   <id>:held:<uuid>  what a request has reserved, and for which instance; <id>:done:<uuid>: that it is over
 -- ARGV: operation, epoch, moment ('' for this server's clock), instance, windows (hour, day, month: four boundaries
 -- each), then what the operation takes.
 
