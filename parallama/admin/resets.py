@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
-from pydantic import ConfigDict
-
 from parallama.admin.api import PREFIX, Call, Operation
 from parallama.admin.limits import LimitsOfGateway, Pattern
 from parallama.admin.users import GUARD
@@ -25,10 +23,6 @@ class CountsToReset(LimitsOfGateway):
 
     model_config = ConfigDict(
         json_schema_extra={"allOf": [{"oneOf": [{"required": [name]} for name in ("user", "key", "role")]}]}
-    )
-
-    model_config = ConfigDict(
-        json_schema_extra={"allOf": [{"anyOf": [{"required": [name]} for name in ("user", "key", "role")]}]}
     )
 
     model: Pattern | None = None
