@@ -92,6 +92,18 @@ async def test_every_column_is_compared(database: Database) -> None:
     assert await sums(database).check() == RIGHT
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+async def test_all_days_are_checked_and_the_last_hours_repaired(database: Database, zone: str) -> None:
+    now = datetime.now(UTC)
+    moments = [now - timedelta(days=days, hours=hours) for days in range(4) for hours in range(0, 20, 7)]
+    await store(database, [make_row(moment) for moment in moments for _ in range(2)], zone)
+    await say(database, "SELECT usage_partitions($1, $1)", now - timedelta(days=6))
+    assert await sums(database, zone).check() == RIGHT
+    await say(database, "UPDATE usage_hours SET output_tokens = output_tokens + 1")
+    assert (await sums(database, zone).check()) == Off(sums=len(moments), tokens=len(moments))
+    assert (await sums(database, zone).repair()).sums == 1
+
+
 async def test_hours_whose_rows_are_no_longer_kept_are_not_compared(database: Database) -> None:
     now = datetime.now(UTC)
     await store(database, [make_row(now - timedelta(days=days)) for days in (0, 1, 5, 9)])

@@ -53,6 +53,37 @@ HAVING sum(requests) <> 0 OR sum(ok) <> 0 OR sum(failed) <> 0 OR sum(cancelled) 
     OR sum(asked) <> 0
     OR abs(sum(duration_ms)) > 1 OR abs(sum(ttft_ms)) > 1; -- milliseconds are no whole numbers: their order matters
 
+-- name: days(zone, since, until)
+-- The UTC days with hours in which the totals of some user are not those of the rows. For many days: half the work of
+-- what `differences` does, which tells models, keys and nodes apart.
+SELECT DISTINCT date_trunc('day', hour, 'UTC') AS day
+FROM (
+    SELECT hour
+    FROM (
+        SELECT usage_hour(COALESCE(charged_at, created_at), $1) AS hour, user_id, count(*) AS requests,
+            count(*) FILTER (WHERE outcome = 'ok') AS ok, count(*) FILTER (WHERE outcome = 'failed') AS failed,
+            count(*) FILTER (WHERE outcome = 'cancelled') AS cancelled,
+            count(*) FILTER (WHERE outcome = 'refused') AS refused, count(*) FILTER (WHERE estimated) AS estimated,
+            COALESCE(sum(prompt_tokens), 0) AS prompt_tokens, COALESCE(sum(output_tokens), 0) AS output_tokens,
+            sum(duration_ms) AS duration_ms, COALESCE(sum(ttft_ms), 0) AS ttft_ms, count(ttft_ms) AS ttft_count,
+            count(*) FILTER (WHERE node IS NOT NULL AND operation IN ('chat', 'generate', 'embed')) AS asked
+        FROM usage
+        WHERE id >= usage_floor($2::timestamptz - interval '4 hours')
+            AND id < usage_floor($3::timestamptz + interval '4 hours')
+        GROUP BY 1, 2
+        UNION ALL
+        SELECT hour, user_id, -requests, -ok, -failed, -cancelled, -refused, -estimated, -prompt_tokens,
+            -output_tokens, -duration_ms, -ttft_ms, -ttft_count, -asked
+        FROM usage_hours
+    ) AS parts
+    WHERE hour >= $2 AND hour < $3
+    GROUP BY hour, user_id
+    HAVING sum(requests) <> 0 OR sum(ok) <> 0 OR sum(failed) <> 0 OR sum(cancelled) <> 0 OR sum(refused) <> 0
+        OR sum(estimated) <> 0 OR sum(prompt_tokens) <> 0 OR sum(output_tokens) <> 0 OR sum(ttft_count) <> 0
+        OR sum(asked) <> 0 OR abs(sum(duration_ms)) > 1 OR abs(sum(ttft_ms)) > 1
+) AS off
+ORDER BY day;
+
 -- name: correct(hour, user_id, username, key_id, gateway, model, node, requests, ok, failed, cancelled, refused, estimated, prompt_tokens, output_tokens, duration_ms, ttft_ms, ttft_count, asked)
 -- Put a difference down, as a row of its own.
 INSERT INTO usage_hours (
