@@ -4,6 +4,7 @@ more than others, each with few models. By COPY, an hour at a time, through the 
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ NODES = ("node-1", "node-2", "node-3", "node-4")
 _SQL = query.load("usage")
 _HOUR = timedelta(hours=1)
 _HOUR_MS = 3_600_000
+_SEVERAL = 3
+"""Hours that are stored at the same time."""
 _ENDS = 20_000
 """Different requests that there are, apart from when."""
 
@@ -50,11 +53,16 @@ async def fill(database: Database, rows: int, days: int, until: datetime) -> Non
     hours = [until - _HOUR * number for number in range(24 * days, 0, -1)]
     await database.fetch(_SQL.partitions, hours)
     shares = list(accumulate(map(_busy, hours)))
-    done = 0
-    for hour, share in zip(hours, shares, strict=True):
-        until_then = round(rows * share / shares[-1])
-        await database.copy(list(_lines(hour, until_then - done, ends, dice)), _SQL.ship, "UTC")
-        done = until_then
+    ends_at = [round(rows * share / shares[-1]) for share in shares]
+    several = asyncio.Semaphore(_SEVERAL)
+
+    async def one(hour: datetime, number: int) -> None:
+        async with several:
+            await database.copy(list(_lines(hour, number, ends, dice)), _SQL.ship, "UTC")
+
+    async with asyncio.TaskGroup() as group:
+        for hour, begin, end in zip(hours, (0, *ends_at), ends_at, strict=False):
+            group.create_task(one(hour, end - begin))
 
 
 def _busy(hour: datetime) -> float:

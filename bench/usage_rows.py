@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from bench import usage_fill
-from parallama.admin.api import Call, Page, Streamed, serialized, validated
+from parallama.admin.api import Call, Page, Streamed, cursor_of, serialized, validated
 from parallama.admin.usage import usage_operations
 from parallama.config import DatabaseSettings
 from parallama.db import query
@@ -67,10 +68,9 @@ class _Asked:
         self._since = (datetime.now(UTC) - timedelta(days=29)).date().isoformat()
         self._name = usage_fill.username(_SOMEBODY)
 
-    async def works(self) -> Mapping[str, Work]:
+    def works(self, until: datetime) -> Mapping[str, Work]:
         """By what it is called in the table."""
         report = partial(self._run, "report_usage", limit=1000)
-        middle, last = await self._cursors()
         return {
             "usage show": partial(self._run, "get_usage", user=self._name),
             "/me/usage, with limits": partial(self._run, "get_my_usage"),
@@ -78,8 +78,8 @@ class _Asked:
             "usage summary": partial(report, user=self._name, group_by="gateway,model", **{"from": self._since}),
             **{f"usage report by {one}": partial(report, group_by=one) for one in GROUPS},
             "usage report by all, first page": partial(report, group_by=_FINEST),
-            "usage report by all, a page in the middle": partial(report, group_by=_FINEST, cursor=middle),
-            "usage report by all, last page": partial(report, group_by=_FINEST, cursor=last),
+            "usage report by all, a page in the middle": partial(self._behind, until - timedelta(days=_DAYS / 2)),
+            "usage report by all, last page": partial(self._behind, until - timedelta(hours=1)),
             "usage report by day, user, key": partial(report, group_by="day,user,key"),
             "usage report by user, key, gateway, model, node": partial(report, group_by=_FINEST.partition(",")[2]),
             "/me/usage/report by gateway, model": partial(self._run, "report_my_usage"),
@@ -87,15 +87,10 @@ class _Asked:
             "a part of an export": self._part,
         }
 
-    async def _cursors(self) -> tuple[str, str]:
-        """For pages of the finest report, of 1000 lines."""
-        cursors: list[str] = []
-        cursor: str | None = None
-        while True:
-            page = await self._run("report_usage", group_by=_FINEST, limit=1000, cursor=cursor)
-            if (cursor := page.next_cursor) is None:
-                return cursors[len(cursors) // 2], cursors[-1]
-            cursors.append(cursor)
+    async def _behind(self, at: datetime) -> Any:
+        """The page that begins with an hour."""
+        cursor = cursor_of(at.isoformat(), "", str(UUID(int=0)), "", "", "")
+        return await self._run("report_usage", group_by=_FINEST, limit=1000, cursor=cursor)
 
     async def _run(self, name: str, **query: Any) -> Any:
         operation = self._operations[name]
@@ -183,15 +178,19 @@ async def _bench(rows: int) -> Sequence[Took]:
     async with _filled(rows, until) as database:
         sums = await database.fetch(query.Query("sums", (), "SELECT count(*) FROM usage_hours"))
         _say(f"{rows:,} rows, {sums[0][0]:,} sums by the hour, made in {time.perf_counter() - began:.0f} s")
-        asked = _Asked(database)
-        found = []
-        for what, work in (await asked.works()).items():
-            found.append(await _timed(what, work))
-            _say(_line(found[-1]))
-        size, seconds = await asked.whole()
-        _say(f"The whole report by all as CSV: {size / 1e6:.0f} MB in {seconds:.1f} s")
-        found.append(await _forgotten(database, until))
+        return await _measured(database, until)
+
+
+async def _measured(database: Database, until: datetime) -> list[Took]:
+    asked = _Asked(database)
+    found = []
+    for what, work in asked.works(until).items():
+        found.append(await _timed(what, work))
         _say(_line(found[-1]))
+    size, seconds = await asked.whole()
+    _say(f"The whole report by all as CSV: {size / 1e6:.0f} MB in {seconds:.1f} s")
+    found.append(await _forgotten(database, until))
+    _say(_line(found[-1]))
     return found
 
 

@@ -7,7 +7,6 @@ One's own is what has one's id: a name may have been somebody else's before.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, cast, get_args
@@ -32,6 +31,7 @@ from parallama.limits import Counter, Period
 
 _OTHERS = needs_any("manage_users", "view_metrics")
 _JSON, _CSV = "application/json", "text/csv"
+_LINE = (*GROUPS, *SUMS)
 _TELLING = (Period.HOUR, Period.DAY)
 _BY = "|".join(get_args(Group))
 
@@ -200,7 +200,7 @@ class _Usage:
 
 async def _documents(lines: AsyncGenerator[ReportLine, None]) -> AsyncGenerator[dict[str, Any], None]:
     async for line in lines:
-        yield asdict(line)
+        yield {name: getattr(line, name) for name in _LINE}
 
 
 def _own(call: Call) -> UUID:
