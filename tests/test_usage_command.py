@@ -1,4 +1,4 @@
-"""`parallama usage`, as a real process on a real database."""
+"""`parallama usage` on a real database; as a real process where what a process does is promised."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from click.testing import CliRunner
 from usage_rows import make_row, store
 
+from parallama.cli import main
 from parallama.cli.usage import usage
 from parallama.db.pool import Database
 from parallama.exchange import UsageRecord
@@ -42,13 +44,13 @@ def environment(database_url: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
-    """Run `parallama usage ...`; the answer has returncode, stdout and stderr."""
+    """Run `parallama usage ...` in this process; the answer has returncode, stdout and stderr."""
 
     def call(args: tuple[str, ...]) -> Answer:
-        command = [sys.executable, "-m", "parallama", "usage", *args]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
-        # not text=True: it would turn the line ends of CSV into others
-        return Answer(args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        env = {name: None for name in os.environ if name.startswith("PARALLAMA")} | environment
+        done = CliRunner().invoke(main, ["usage", *args], env=env)
+        # not `done.stdout`: it turns the line ends of CSV into others
+        return Answer(args, done.exit_code, done.stdout_bytes.decode(), (done.stderr_bytes or b"").decode())
 
     async def run(*args: str) -> Answer:
         return await asyncio.to_thread(call, args)
@@ -108,7 +110,7 @@ async def test_show_says_what_limits_leave(run: Run, database: Database) -> None
             "INSERT INTO limits (user_id, gateway, meter, period, amount) VALUES ($1, '*', 'total_tokens', 'day', 400)",
             alice,
         )
-    await store(database, [make_row(user_id=alice)])
+    await store(database, [make_row(user_id=UUID(int=alice.int))])
     today = (await parsed(run("show", "alice", "--json")))["gateways"]["ollama"]["today"]
     assert (today["remaining_tokens"], today["remaining_requests"]) == (76, None)
     table = (await run("show", "alice")).stdout
