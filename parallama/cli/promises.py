@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from parallama.identity.in_force import limits_in_force
 from parallama.identity.terms import told
 from parallama.ledger.seeds import Seeds
 from parallama.ledger.sums import Off, Sums
-from parallama.ledger.verify import is_alive, missing, noted, overspent
+from parallama.ledger.verify import Noted, missing, noted, overspent
 from parallama.ledger.windows import window
 from parallama.limits import Period
 
@@ -52,27 +52,24 @@ async def promises(ctx: Context, database: Database, wait_s: float = _WAIT_S) ->
     """All five, as soon as they are kept, or as they are after so many seconds; at once where nothing runs that could
     still ship rows. Raises Unavailable."""
     off = await Sums(database, ctx.settings.timezone, ctx.settings.usage.storage_days).check()
+    journals = await asyncio.to_thread(noted, ctx.state / "journal")
     until = time.monotonic() + wait_s
     while True:
-        found = await _look(ctx, database, off)
-        if not any(one.number for one in found) or time.monotonic() >= until or not _runs(ctx):
+        found = await _look(ctx, database, off, journals)
+        if not any(one.number for one in found) or time.monotonic() >= until or not any(one.alive for one in journals):
             return found
         await asyncio.sleep(_AGAIN_S)
 
 
-async def _look(ctx: Context, database: Database, off: Off) -> list[Promise]:
+async def _look(ctx: Context, database: Database, off: Off, journals: Sequence[Noted]) -> list[Promise]:
     served = await asyncio.to_thread(_served, ctx)
     return [
         await _overspent(ctx, database, (served or _DOWN)["overrun"]),
-        await _lost(ctx, database, served or _DOWN),
+        await _lost(database, journals, served or _DOWN),
         _promise("I3", "double", {"requests are in the sums more often than they have rows": off.double}),
         await _leaked(ctx, served),
         _drift(off, served or _DOWN),
     ]
-
-
-def _runs(ctx: Context) -> bool:
-    return any(is_alive(home) for home in (ctx.state / "journal").glob("[!.]*"))
 
 
 def _promise(id: str, name: str, found: Mapping[str, int]) -> Promise:
@@ -107,8 +104,7 @@ async def _overspent(ctx: Context, database: Database, overrun: int) -> Promise:
     return Promise("I1", "overspent", number, tuple(lines) if number else ())
 
 
-async def _lost(ctx: Context, database: Database, served: Served) -> Promise:
-    journals = await asyncio.to_thread(noted, ctx.state / "journal")
+async def _lost(database: Database, journals: Sequence[Noted], served: Served) -> Promise:
     gone = {one.journal for one in journals if not one.alive}
     unshipped = {
         f"rows of the journal {name} are not in the database{_why(name in gone)}": count
