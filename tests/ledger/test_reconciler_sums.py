@@ -107,6 +107,7 @@ async def test_all_days_are_checked_and_the_last_hours_repaired(database: Databa
 async def test_hours_whose_rows_are_no_longer_kept_are_not_compared(database: Database) -> None:
     now = datetime.now(UTC)
     await store(database, [make_row(now - timedelta(days=days)) for days in (0, 1, 5, 9)])
+    await say(database, "SELECT usage_partitions($1, $1)", now - timedelta(days=6))
     await say(database, "DELETE FROM usage WHERE created_at < $1", now - timedelta(days=4))
     await say(database, f"DROP TABLE usage_{now - timedelta(days=9):%Y%m%d}")
     assert (await sums(database).check()).sums == 1
