@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,12 +20,15 @@ from running import PATIENT, RunningGateway
 from usage_rows import eventually, make_row, store
 
 from parallama import AsyncParallamaClient, ParallamaClient
-from parallama.db.pool import Database, Row
+from parallama.db.pool import Database
 from parallama.db.query import Query
 from parallama.errors import Unavailable, UpstreamFailed
 from parallama.ledger import reports
 from parallama.ledger.reports import Reports, Span, Which
 from parallama.ledger.usage import UsageReports
+
+if TYPE_CHECKING:
+    from parallama.db.pool import Connection
 
 __all__ = ["gateway", "node", "served"]
 pytestmark = in_one_loop
@@ -50,9 +53,11 @@ class Counted(Database):
 
     refused = 0
 
-    async def fetch(self, query: Query, *args: Any, limit_s: float | None = None) -> list[Row]:
+    @asynccontextmanager
+    async def connection(self, *, limit_s: float | None = None) -> AsyncIterator[Connection]:
         try:
-            return await super().fetch(query, *args, limit_s=limit_s)
+            async with super().connection(limit_s=limit_s) as one:
+                yield one
         except Unavailable:
             self.refused += 1
             raise
