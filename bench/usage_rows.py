@@ -59,7 +59,7 @@ class Took(NamedTuple):
     worst_ms: float
 
 
-class _Asked:
+class Asked:
     """All that is asked for."""
 
     def __init__(self, database: Database, zone: str = "UTC") -> None:
@@ -151,7 +151,7 @@ async def _filled(rows: int, until: datetime) -> AsyncIterator[Database]:
             await migrate(url)
             async with Database(url, _PATIENT).running() as database:
                 await usage_fill.fill(database, rows, _DAYS, until)
-                await _people(database)
+                await add_people(database)
                 yield database
 
 
@@ -163,12 +163,13 @@ def _directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-async def _people(database: Database) -> None:
+async def add_people(database: Database) -> None:
+    """The users whose rows there are, and the limits of one; then tidy up, as PostgreSQL does by itself in time."""
     numbers = range(usage_fill.USERS)
     async with database.connection(limit_s=600) as one:
         await one.execute(_PEOPLE, [*map(usage_fill.user_id, numbers)], [*map(usage_fill.username, numbers)])
         await one.execute(_LIMITS, usage_fill.user_id(_SOMEBODY))
-        await one.execute("VACUUM ANALYZE", timeout=600)  # as PostgreSQL does by itself in these days
+        await one.execute("VACUUM ANALYZE", timeout=600)
 
 
 async def _bench(rows: int) -> Sequence[Took]:
@@ -182,7 +183,7 @@ async def _bench(rows: int) -> Sequence[Took]:
 
 
 async def _measured(database: Database, until: datetime) -> list[Took]:
-    asked = _Asked(database)
+    asked = Asked(database)
     found = []
     for what, work in asked.works(until).items():
         found.append(await _timed(what, work))
