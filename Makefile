@@ -1,10 +1,11 @@
 # `make` lists the tasks. PYTHON chooses the interpreter for .venv, ARGS goes to the command that a task runs.
 PYTHON ?= python3
 ARGS ?=
+FAST ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format clean
+.PHONY: help run test chaos bench lint format clean
 
 help: ## List the tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -14,6 +15,9 @@ run: $(BIN)/.embedded ## Run the gateway with everything it needs on this machin
 
 test: $(BIN)/.test ## Run the tests (ARGS='-k name')
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+chaos: $(BIN)/.test ## Kill, stop and lie to gateways and their servers, and count (FAST=1: a few minutes)
+	FAST=$(FAST) $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal $(ARGS)
 
 bench: $(BIN)/.embedded ## Measure against a bare aiohttp proxy, into bench/results.md (ARGS='--quick')
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,77 @@
+"""Gateways whose Redis is emptied, killed, hung or slow, or loses its answers, under load: what is `closed` gains
+nothing, what is `open` is served, and no row is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from fleet import Fleet
+from loaded import GATEWAYS, loaded
+from redis_server import Between, RedisServer
+from scale import CLIENTS, FLUSHES, HANG_S, LOST
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def test_what_is_emptied_under_load_gives_nobody_more(together: Fleet, redis: RedisServer) -> None:
+    async with loaded(together) as load:
+        for _ in range(FLUSHES):
+            redis.say("FLUSHALL")
+            await load.refused(load.closed)
+            await load.served(load.closed)
+    assert load.open.refused == {}
+    await load.all_is_well(twice=FLUSHES * GATEWAYS * CLIENTS)
+
+
+async def test_what_is_killed_and_comes_back_empty_gives_nobody_more(together: Fleet, redis: RedisServer) -> None:
+    async with loaded(together) as load:
+        redis.kill()
+        await load.refused(load.closed)
+        await load.served(load.open)
+        redis.start()
+    assert load.open.refused == {}
+    await load.all_is_well(twice=GATEWAYS * CLIENTS)
+
+
+async def test_what_hangs_under_load_counts_all_when_it_goes_on(together: Fleet, redis: RedisServer) -> None:
+    async with loaded(together) as load:
+        redis.stop()
+        await load.refused(load.closed)
+        told = len(load.closed.told)
+        await asyncio.sleep(HANG_S)
+        await load.served(load.open)
+        assert len(load.closed.told) == told
+        redis.go_on()
+    assert load.open.refused == {}
+    await load.all_is_well(uncounted=True)
+
+
+async def test_answers_that_are_lost_under_load_leave_nothing_reserved_and_nothing_free(
+    together: Fleet, redis: RedisServer
+) -> None:
+    async with Between(redis).running() as between:
+        fleet = replace(together, env={"PARALLAMA__REDIS__URL": between.url})
+        async with loaded(fleet) as load:
+            for _ in range(LOST):
+                between.lost.clear()
+                between.lose = b"grant"
+                await between.lost.wait()
+        assert load.open.refused == {}
+        await load.all_is_well(uncounted=True)
+
+
+async def test_answers_that_are_late_under_load_leave_nothing_reserved_and_nothing_free(
+    together: Fleet, redis: RedisServer
+) -> None:
+    async with Between(redis).running() as between:
+        fleet = replace(together, env={"PARALLAMA__REDIS__URL": between.url})
+        async with loaded(fleet) as load:
+            for _ in range(LOST):
+                between.open.clear()
+                await load.refused(load.closed)
+                between.open.set()
+                await load.served(load.closed, 10)
+        assert load.open.refused == {}
+        await load.all_is_well(uncounted=True)
