@@ -215,9 +215,12 @@ class Exchange:
         """Seconds from accept to the first byte of the answer's body; None: there was none."""
         return None if self.first_byte is None else self.first_byte - self.started
 
-    def record(self, now: float) -> UsageRecord:
-        """The row of this exchange as it stands at `now` (monotonic seconds). Needs a caller."""
-        caller, usage = self.caller, self.usage
+    def record(self, now: float, coming: int = 0) -> UsageRecord:
+        """The row of this exchange as it stands at `now` (monotonic seconds), or will when the last `coming` bytes of
+        its answer have left. Needs a caller."""
+        caller, usage, first_byte = self.caller, self.usage, self.first_byte
+        if coming and first_byte is None:
+            first_byte = now
         if caller is None:
             raise ValueError("an exchange without a caller has no row")
         counted = usage.prompt_tokens is not None or usage.output_tokens is not None
@@ -235,14 +238,14 @@ class Exchange:
             prompt_tokens=usage.prompt_tokens,
             output_tokens=usage.output_tokens,
             estimated=counted and not usage.final,
-            ttft_ms=None if self.first_byte_s is None else self.first_byte_s * 1000,
+            ttft_ms=None if first_byte is None else (first_byte - self.started) * 1000,
             duration_ms=(now - self.started) * 1000,
             status=self.status,
-            outcome=self.outcome.value,
+            outcome=self.outcome,
             error=self.error,
             streamed=self.streamed,
             request_bytes=self.request_bytes,
-            response_bytes=self.response_bytes,
+            response_bytes=self.response_bytes + coming,
             context_full=self.context_full,
             client_request_id=self.client_request_id,
             end_user=self.end_user,

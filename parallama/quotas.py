@@ -103,7 +103,7 @@ def _allowed(meter: Meter, period: Period, limit: int) -> str:
 
 
 def _standing(name: str, quota: Quota, now: float) -> str:
-    left = f"{name};r={min(quota.remaining, _MOST)}"
+    left = f"{name};r={quota.remaining if quota.remaining < _MOST else _MOST}"
     return left if quota.reset_at is None else f"{left};t={quota.reset_s(now)}"
 
 

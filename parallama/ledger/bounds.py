@@ -7,6 +7,7 @@ granted. They go by what Ollama makes of a native body; who may spend how much i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parallama.gateway.api import Outbound, Use
@@ -28,6 +29,7 @@ DEFAULT_OUTPUT = 4096
 UNBOUNDED = 1 << 40
 """Tokens of a request that nothing can hold: more than any limit has, so that whoever has one cannot send it."""
 
+_NONE: Mapping[str, Any] = {}
 _COUNT_OUTPUT = (Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS)
 _WITHOUT_TOKENS = (Use.LIST, Use.SHOW, Use.MANAGE)
 
@@ -46,7 +48,7 @@ def bound(
     most: int | None = None,
     image_tokens: int = IMAGE_TOKENS,
     weight: float = 1.0,
-) -> Cost:
+) -> Bound:
     """What all of `outbounds` together can cost, all of them of `model`.
 
     `most` is what `most_output` says; with None no limit asks for the output, which is then DEFAULT_OUTPUT at most
@@ -54,8 +56,9 @@ def bound(
     bound costs UNBOUNDED.
     """
     prompt = estimate = output = least = 0
+    shares = []
     for outbound in outbounds:
-        body = readable(outbound)
+        share, body = _NO_OUTPUT, readable(outbound)
         if body is None:
             if _may_generate(outbound, use):
                 return _unbounded(weight)
@@ -69,12 +72,15 @@ def bound(
                 estimate += probable
             output += share.runs * share.output
             least += share.runs
-    return Cost(prompt=prompt, prompt_estimate=estimate, output=output, least_output=least, weight=weight)
+        shares.append(share)
+    return Bound(
+        prompt=prompt, prompt_estimate=estimate, output=output, least_output=least, weight=weight, shares=shares
+    )
 
 
-def _unbounded(weight: float) -> Cost:
+def _unbounded(weight: float) -> Bound:
     tokens = UNBOUNDED
-    return Cost(prompt=tokens, prompt_estimate=tokens, output=tokens, least_output=tokens, weight=weight)
+    return Bound(prompt=tokens, prompt_estimate=tokens, output=tokens, least_output=tokens, weight=weight)
 
 
 def _may_generate(outbound: Outbound, use: Use) -> bool:
@@ -93,20 +99,19 @@ def likely_output(outbounds: Sequence[Outbound], model: Model, otherwise: int) -
     return sum(tokens) or otherwise
 
 
-def bounded(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequence[Outbound]:
+def bounded(outbounds: Sequence[Outbound], bound: Bound, output: int) -> Sequence[Outbound]:
     """`outbounds` with `options.num_predict` such that their answers have at most `output` tokens together.
 
-    `output` is granted of the Cost of the same outbounds: at least its `least_output`, at most its `output`. It is
-    split as evenly as what each asks for allows. An outbound whose client asked for no more than its share stays the
-    very same, bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
+    `bound` is theirs; `output` is granted of it: at least its `least_output`, at most its `output`. It is split as
+    evenly as what each asks for allows. An outbound whose client asked for no more than its share stays the very same,
+    bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
     """
-    shares = [_share_of(outbound, model) for outbound in outbounds]
-    left, runs = output, sum([share.runs for share in shares])
+    left, runs = output, bound.least_output
     if left < runs:
         raise ValueError(f"{output} tokens are too few for {runs} answers")
     sent = list(outbounds)
     changed = False
-    for number, share in sorted(enumerate(shares), key=_output_of):
+    for number, share in sorted(enumerate(bound.shares), key=_output_of):
         if share.runs:
             tokens = min(share.output, left // runs)
             left, runs = left - tokens * share.runs, runs - share.runs
@@ -136,6 +141,14 @@ class _Share(NamedTuple):
     """Tokens to which the client itself holds a run; None: it does not."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound(Cost):
+    """What requests can cost together."""
+
+    shares: Sequence[_Share] = ()
+    """In the order of the requests."""
+
+
 _NO_OUTPUT = _Share(0, 0, None)
 
 
@@ -150,10 +163,11 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
     """`most`: tokens that one run may have whatever the client and the model say."""
     if path not in ("/api/chat", "/api/generate"):
         return _NO_OUTPUT
-    given = (body.get("options") or {}).get("num_predict")
+    given = (body.get("options") or _NONE).get("num_predict")
     # 0 is no bound to Ollama, and more than ten contexts are ten, as are negative numbers
     longest = UNBOUNDED if context is None else 10 * context
-    asked = min(number, longest) if (number := whole(given)) and number > 0 else None
+    number = None if given is None else whole(given)
+    asked = min(number, longest) if number and number > 0 else None
     own = model.own_output if given is None else asked
     return _Share(_runs(path, body, model), min(own or longest, longest, most), asked)
 

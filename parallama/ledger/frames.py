@@ -19,6 +19,12 @@ def framed(payload: bytes) -> bytes:
     return _HEAD.pack(len(payload), crc32(payload)) + payload
 
 
+def payload(record: bytes) -> bytes | None:
+    """Of one whole record; None: it is damaged."""
+    said = record[_HEAD.size :]
+    return said if record[: _HEAD.size] == _HEAD.pack(len(said), crc32(said)) else None
+
+
 def unframed(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Each payload with the offset at which its record ends; up to the first record that is cut off or damaged."""
     at, view = 0, memoryview(data)

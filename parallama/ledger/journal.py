@@ -87,6 +87,10 @@ class Journal:
         return bool(self._late) or self._homeless or self.taken >= self._quota
 
     @property
+    def _crowded(self) -> bool:
+        return len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
+
+    @property
     def taken(self) -> int:
         """Bytes on disk, of all journals of this machine."""
         return self.segments.bytes + self.elsewhere
@@ -108,8 +112,7 @@ class Journal:
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        crowded = len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
-        if crowded and row.id not in self._open:
+        if row.id not in self._open and self._crowded:
             self.lost += 1
             return
         self.finals += 1
@@ -207,24 +210,24 @@ class Journal:
 
     def _write(self, entry: bytes, ended: UUID | None = None) -> None:
         """Write it behind all that the disk has not taken yet."""
-        self._late.append((framed(entry), ended))
-        if len(self._late) == 1:
-            self._catch_up()
+        record = framed(entry)
+        if self._late or not self._append(record, ended):
+            self._late.append((record, ended))
 
     def _catch_up(self) -> None:
         """Write what is late, as far as the disk takes it."""
-        while self._late and self._append(self._late[0][0]):
-            _, ended = self._late.popleft()
-            if ended is not None:
-                self._open.pop(ended, None)
+        while self._late and self._append(*self._late[0]):
+            self._late.popleft()
 
-    def _append(self, record: bytes) -> bool:
-        """Whether the record is written whole; else nothing of it is."""
+    def _append(self, record: bytes, ended: UUID | None = None) -> bool:
+        """Whether the record is written whole; else nothing of it is. `ended`: the exchange whose row it is."""
         try:
-            self.segments.append(record)
+            self.segments.append(record, mark=ended is not None)
         except OSError as error:
             self._tell(f"the journal cannot be written: {error.strerror}")
             return False
+        if ended is not None:
+            self._open.pop(ended, None)
         return True
 
     def _tell(self, trouble: str | None) -> None:

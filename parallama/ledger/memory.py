@@ -18,7 +18,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from parallama.ledger.counts import Bucket, Count, clocks
-from parallama.ledger.room import least_output, most_output, prompt_of, refusal
+from parallama.ledger.room import least_output, most_output, refusal
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit, Period, Scope
@@ -180,12 +180,12 @@ class MemoryStore:
                     found[counter] = count.used
         return found
 
-    def correct(self, counter: Counter, amount: int) -> None:
+    def correct(self, counter: Counter, amount: int, least: int = 0) -> None:
         """As Store says."""
         if (count := self._counts.get(counter)) is not None:
             now = self._now()
             count.look(now)
-            count.correct(amount, now)
+            count.correct(max(amount, min(0, least - count.used)), now)
 
     async def held(self) -> Collection[UUID]:
         """As Store says. Never waits, never raises."""
@@ -272,7 +272,8 @@ class MemoryStore:
 
 def _amounts(asked: Sequence[tuple[Limit, Count]], cost: Cost, output: int) -> Sequence[int]:
     """What so much output costs of each limit."""
-    return [count.cost(prompt_of(limit, cost), output, cost.weight) for limit, count in asked]
+    prompt, estimate, weight = cost.prompt, cost.prompt_estimate, cost.weight
+    return [count.cost(prompt if limit.strict else estimate, output, weight) for limit, count in asked]
 
 
 def _fit(asked: Sequence[tuple[Limit, Count]], amounts: Sequence[int]) -> bool:

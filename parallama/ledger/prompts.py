@@ -54,9 +54,11 @@ def readable(outbound: Outbound) -> Mapping[str, Any] | None:
         return None
     if not body.keys() <= _FIELDS and any(folded(key) in _FIELDS for key in body.keys() - _FIELDS):
         return None
+    if orjson.Fragment not in map(type, body.values()):
+        return body
     fragments = [key for key in _LOOKED_INTO if type(body.get(key)) is orjson.Fragment]
     try:
-        return {**body, **{key: orjson.loads(orjson.dumps(body[key])) for key in fragments}} if fragments else body
+        return {**body, **{key: orjson.loads(orjson.dumps(body[key])) for key in fragments}}
     except orjson.JSONDecodeError:
         return None
 
@@ -78,7 +80,8 @@ def context_of(body: Mapping[str, Any], model: Model) -> int | None:
 
     How the model is loaded now says nothing: for a request with another `num_ctx` it is loaded anew.
     """
-    asked = whole((body.get("options") or {}).get("num_ctx"))
+    options = body.get("options")
+    asked = whole(options["num_ctx"]) if options and "num_ctx" in options else None
     if asked is None:
         return model.longest_context
     asked = max(asked, _VISION_CONTEXT if model.may("vision") else _LEAST_CONTEXT)

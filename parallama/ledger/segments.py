@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SUFFIX = ".log"
@@ -30,6 +31,8 @@ class Segment:
     """Bytes that are written whole."""
     read: int = 0
     """How far whoever reads it needs it no more."""
+    marks: array[int] = field(default_factory=lambda: array("I"))
+    """Where each record begins and ends that was marked, and is not read."""
 
     @property
     def place(self) -> Place:
@@ -42,9 +45,20 @@ class Segment:
             os.close(self.reading)
             self.reading = -1
 
-    def next_bytes(self, most: int) -> bytes:
-        """At most so many bytes of what is not read."""
-        return os.pread(self.reading, min(most, self.size - self.read), self.read)
+    def next(self, most: int) -> tuple[list[bytes], int]:
+        """The next marked records, at most so many, and how far it is read with them."""
+        marks = self.marks[: 2 * most]
+        end = marks[-1] if len(marks) < len(self.marks) else self.size
+        if not marks:
+            return [], end
+        first, last = marks[0], marks[-1]
+        data = os.pread(self.reading, last - first, first)
+        return [data[at - first : behind - first] for at, behind in zip(marks[::2], marks[1::2], strict=True)], end
+
+    def done(self, records: int, end: int) -> None:
+        """So many marked records, up to `end`, are not needed any more."""
+        del self.marks[: 2 * records]
+        self.read = end
 
 
 class Segments:
@@ -57,8 +71,8 @@ class Segments:
         self.bytes = 0
         """On disk."""
         self._number = 0
-        self._repeated = 0
-        """Bytes with which the last one began: it takes as much again before another begins."""
+        self._until = 0
+        """Bytes of the last one, after which another begins: as much again, at least, as it began with."""
         self._file = -1
         self._complete: list[int] = []
         """Files that are not written to any more, but not known to be on the disk itself."""
@@ -79,11 +93,16 @@ class Segments:
         """Bytes."""
         return sum(one.size - one.read for one in self._all)
 
-    def append(self, record: bytes) -> None:
-        """Raises OSError when the disk does not take it whole, and leaves nothing of it."""
-        if self._all[-1].size >= max(self._longest, 2 * self._repeated):
+    def append(self, record: bytes, *, mark: bool = False) -> None:
+        """Raises OSError when the disk does not take it whole, and leaves nothing of it. `mark`: whoever reads is to
+        find it."""
+        if self._all[-1].size >= self._until:
             self.begin()
-        _put(self._file, self._all[-1], record)
+        segment = self._all[-1]
+        at = segment.size
+        _put(self._file, segment, record)
+        if mark:
+            segment.marks.extend((at, segment.size))
         self.bytes += len(record)
         self._unsynced = True
 
@@ -102,7 +121,7 @@ class Segments:
             raise
         if self._file >= 0:
             self._complete.append(self._file)
-        self._file, self._repeated = file, segment.size
+        self._file, self._until = file, max(self._longest, 2 * segment.size)
         self._all.append(segment)
         self.bytes += segment.size
         self._unsynced = self._unnamed = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -23,14 +24,13 @@ from parallama.db.pool import BadRows, Database
 from parallama.errors import Unavailable
 from parallama.exchange import UsageRecord
 from parallama.ledger import left
-from parallama.ledger.entries import ABORTED, FINAL, line
-from parallama.ledger.frames import MAX_RECORD, unframed
+from parallama.ledger.entries import ABORTED, line
+from parallama.ledger.frames import payload
 from parallama.ledger.journal import Journal
 from parallama.ledger.segments import Segment
 
 _BATCH = 1000
 """Rows that are written together."""
-_READ = 2 * MAX_RECORD
 _AHEAD = range(-1, 8)
 """Days around today whose partitions are made in advance, so that no midnight waits for one."""
 _UPKEEP_S = 3600.0
@@ -56,12 +56,13 @@ class Shipper:
         zone: str,
         *,
         settle: Callable[[UsageRecord], None] = lambda _: None,
+        adopted: Callable[[str], None] = lambda _: None,
         stop_s: float = 10.0,
     ) -> None:
         """`zone`: of the hours by which usage is summed, an IANA name; `settle` hears of each row that a process which
-        is no more has left."""
+        is no more has left, then `adopted` of its name."""
         self._database, self.journal, self._zone = database, journal, zone
-        self._settle = settle
+        self._settle, self._adopted = settle, adopted
         self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
         self._stop_s = stop_s
         self._stopping = False
@@ -69,6 +70,7 @@ class Shipper:
         self._asked: list[asyncio.Future[bool]] = []
         """By those who wait until what has ended is in the database: whether it is."""
         self._shipped = 0
+        self._complete_at = 0.0
         self._days: frozenset[int] = frozenset()
         """Since 1970; those that have a partition."""
         self._upkeep_at = self._sweep_at = float("-inf")
@@ -81,6 +83,12 @@ class Shipper:
     def pending(self) -> int:
         """Rows of this process that are not known to be in the database."""
         return self.journal.finals - self._shipped
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Rows of this process are not known to be in the database; but those of what had ended then, of the monotonic
+        clock. None: all are."""
+        return self._complete_at if self.pending else None
 
     async def caught_up(self, limit_s: float = 5.0) -> None:
         """Until all that has ended by now is in the database, also of processes that are no more. Raises Unavailable
@@ -117,8 +125,10 @@ class Shipper:
         wait_s = 0.0
         while not self._stopping:
             await self._due(wait_s or self._flush_s)
-            asked = len(self._asked)
+            asked, began, finals = len(self._asked), time.monotonic(), self.journal.finals
             wait_s = await self._attempt(wait_s, self._upkeep, self._ship_own, self._sweep)
+            if self._shipped >= finals:
+                self._complete_at = began
             self._answer(asked, taken=not wait_s)
         await self._attempt(wait_s, self._ship_own)
 
@@ -178,17 +188,13 @@ class Shipper:
 
     async def _ship(self, segment: Segment) -> None:
         """The next rows of this process."""
-        rows, end = [], 0
-        for entry, end in unframed(segment.next_bytes(_READ)):  # noqa: B007 (the last one's is needed)
-            if entry[:1] == FINAL:
-                rows.append(entry[1:])
-                if len(rows) == _BATCH:
-                    break
+        records, end = segment.next(_BATCH)
+        rows = [entry[1:] for record in records if (entry := payload(record)) is not None]
         await self._insert(rows)
-        if not end:
+        if len(rows) < len(records):
             self._damage(segment.path)
-        segment.read += end or segment.size - segment.read
-        self._shipped += len(rows)
+        segment.done(len(records), end)
+        self._shipped += len(records)
         self.journal.stored(segment)
 
     async def _sweep(self) -> None:
@@ -221,6 +227,7 @@ class Shipper:
         for path in damaged:
             self._damage(path)
         left.remove(home)
+        self._adopted(home.name)
         fields = {"journal": home.name, "rows": shipped, "aborted": aborted}
         _log.warning("the journal of a process that is no more is taken over", extra={"fields": fields})
 

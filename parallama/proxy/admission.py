@@ -44,7 +44,8 @@ class Admission:
         if not caller.limits or use not in COSTLY or not codec.outbounds:
             return
         name = _name(codec)
-        limits = [limit for limit in caller.limits if _concerns(limit, exchange.gateway, name)]
+        gateways = EVERY, exchange.gateway
+        limits = [limit for limit in caller.limits if limit.scope.gateway in gateways and _is_for(limit, name)]
         if not limits:
             return
         model = self._catalog.described(name) if name else Model()
@@ -58,7 +59,7 @@ class Admission:
         self._warnings.look(grant.standings)
         exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:
-            sent = bounded(codec.outbounds, model, grant.output)
+            sent = bounded(codec.outbounds, cost, grant.output)
             if sent is not codec.outbounds:
                 codec.resolved(sent)
 
@@ -84,7 +85,7 @@ class Admission:
     async def _reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal:
         """Of all limits that can be counted now."""
         while True:
-            unknown: Collection[Counter] = [limit.counter for limit in limits]
+            unknown: Collection[Counter] | None = None
             try:
                 outcome = await self._store.reserve(id, limits, cost)
                 if not isinstance(outcome, Unknown):
@@ -92,7 +93,7 @@ class Admission:
                 unknown = outcome.counters
                 await self._seeding.fill(outcome.counters)
             except (Uncountable, Unavailable):
-                limits = _without(limits, unknown)
+                limits = _without(limits, [limit.counter for limit in limits] if unknown is None else unknown)
                 self._metrics.limit_uncounted.inc()
 
 
@@ -109,11 +110,9 @@ def _name(codec: Codec) -> str | None:
     return outbound.target or outbound.model
 
 
-def _concerns(limit: Limit, gateway: str, model: str | None) -> bool:
-    scope = limit.scope
-    if scope.gateway not in (EVERY, gateway):
-        return False
-    return scope.model is None or (model is not None and matches((scope.model,), model))
+def _is_for(limit: Limit, model: str | None) -> bool:
+    pattern = limit.scope.model
+    return pattern is None or (model is not None and matches((pattern,), model))
 
 
 def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequence[Limit]:

@@ -109,12 +109,7 @@ class Books:
         bytes of its answer go out afterwards."""
         if exchange.closed or exchange.caller is None:
             return
-        now = time.monotonic()
-        row = exchange.record(now)
-        if coming:
-            first = (now - exchange.started) * 1000 if row.ttft_ms is None else row.ttft_ms
-            row = row._replace(response_bytes=row.response_bytes + coming, ttft_ms=first)
-        self._journal.final(row)
+        self._journal.final(exchange.record(time.monotonic(), coming))
         exchange.closed = True
         self._settle_limits(exchange)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from math import inf
 
 from parallama.ledger.store import Standing
-from parallama.limits import Counter
+from parallama.limits import Counter, Meter
 from parallama.metrics import Metrics
 from parallama.quotas import described
 
@@ -30,7 +30,9 @@ class Warnings:
     def look(self, standings: Iterable[Standing]) -> None:
         """Warn of what a request has found."""
         for standing in standings:
-            if standing.used * 5 >= standing.limit.amount * 4:
+            # a request under way costs just one; of tokens it may cost far less than it has reserved
+            taken = standing.used + (standing.reserved if standing.limit.scope.meter is Meter.REQUESTS else 0)
+            if taken * 5 >= standing.limit.amount * 4:
                 self._warn(standing)
 
     def _warn(self, standing: Standing) -> None:

@@ -8,13 +8,14 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from held import held
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import recording
 
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import Model, described
-from parallama.ledger.bounds import DEFAULT_OUTPUT, UNBOUNDED, bound, bounded, likely_output, most_output
+from parallama.ledger.bounds import DEFAULT_OUTPUT, UNBOUNDED, bound, likely_output, most_output
 from parallama.ledger.prompts import IMAGE_TOKENS
 from parallama.ledger.store import Cost
 from parallama.limits import Limit, Meter, Period, Scope
@@ -45,7 +46,7 @@ def cost(*outbounds: Outbound, model: Model = PLAIN, most: int | None = None, im
 
 
 def imposed(*outbounds: Outbound, output: int, model: Model = PLAIN) -> list[int]:
-    return [(sent.body or {})["options"]["num_predict"] for sent in bounded(outbounds, model, output)]
+    return [(sent.body or {})["options"]["num_predict"] for sent in held(outbounds, model, output)]
 
 
 def limit(meter: Meter, most: int | None = None) -> Limit:
@@ -242,7 +243,7 @@ def test_thinking_and_a_format_make_two_runs_of_a_chat(format: Any, think: dict[
     assert found.prompt_estimate >= 2 * cost(once, model=model).prompt_estimate
     assert imposed(twice, output=23, model=model) == [11]
     assert imposed(twice, output=2, model=model) == [1]
-    assert bounded([twice], model, 24)[0] is twice
+    assert held([twice], model, 24)[0] is twice
 
 
 def test_one_run_is_all_that_others_need() -> None:
@@ -282,8 +283,9 @@ FREE = [
 
 @pytest.mark.parametrize("free", FREE)
 def test_a_request_without_a_prompt_costs_nothing_and_stays_as_it_is(free: Outbound) -> None:
-    assert bound([free], Use.CHAT, UNKNOWN) == Cost(prompt=0, prompt_estimate=0, output=0, least_output=0)
-    assert bounded([free], UNKNOWN, 0)[0] is free
+    cost = bound([free], Use.CHAT, UNKNOWN)
+    assert (cost.prompt, cost.prompt_estimate, cost.output, cost.least_output) == (0, 0, 0, 0)
+    assert held([free], UNKNOWN, 0)[0] is free
 
 
 @pytest.mark.parametrize("use", [Use.MANAGE, Use.SHOW, Use.LIST])
@@ -296,7 +298,7 @@ def test_embeddings_have_no_output() -> None:
         found = cost(asked)
         assert (found.output, found.least_output) == (0, 0)
         assert found.prompt >= 4
-        assert bounded([asked], UNKNOWN, 0)[0] is asked
+        assert held([asked], UNKNOWN, 0)[0] is asked
 
 
 DEEP = orjson.Fragment(b'[{"content":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}]")
@@ -364,13 +366,13 @@ def test_a_free_answer_has_what_its_client_asks_for_or_the_default(
 
 def test_what_the_client_already_holds_itself_to_stays_byte_for_byte() -> None:
     asked = [chat(options={"num_predict": 5}), chat(options={"num_predict": 9.7})]
-    assert bounded(asked, PLAIN, 14) is asked
-    assert bounded(asked, PLAIN, 100) is asked
+    assert held(asked, PLAIN, 14) is asked
+    assert held(asked, PLAIN, 100) is asked
 
 
 def test_only_what_asks_for_more_is_changed() -> None:
     asked = [chat(options={"num_predict": 5, "seed": 3}), chat(options={"num_predict": 9, "seed": 4})]
-    first, second = bounded(asked, PLAIN, 13)
+    first, second = held(asked, PLAIN, 13)
     assert first is asked[0]
     assert second.body == {**(asked[1].body or {}), "options": {"num_predict": 8, "seed": 4}}
     assert second.raw is None
@@ -390,7 +392,7 @@ def test_no_bound_is_above_ten_contexts() -> None:
 @pytest.mark.parametrize("output", [0, 1, 2])
 def test_too_little_for_every_answer_is_not_sent(output: int) -> None:
     with pytest.raises(ValueError, match="too few for 3 answers"):
-        bounded([chat(), chat(format="json")], THINKER, output)
+        held([chat(), chat(format="json")], THINKER, output)
 
 
 ASKED = st.lists(st.tuples(st.sampled_from([None, 1, 2, 5, 4000, 9000, -1]), st.booleans()), min_size=1, max_size=6)

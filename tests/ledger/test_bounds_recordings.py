@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from held import held
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parallama_anthropic import Anthropic
@@ -18,7 +19,7 @@ from recorded import NAMES, Recording, open_codec, recording
 from parallama.errors import ApiError
 from parallama.gateway.api import Gateway, Outbound, Use
 from parallama.gateway.described import Model
-from parallama.ledger.bounds import bound, bounded
+from parallama.ledger.bounds import bound
 from parallama.proxy.conversation import _content
 from parallama.simulated.go import decode
 
@@ -51,7 +52,7 @@ def check_held(outbounds: list[Outbound]) -> None:
     """Whatever is granted of the cost, the node spends no more."""
     found = bound(outbounds, USES.get(outbounds[0].path, Use.EMBED), UNKNOWN)
     for output in {found.least_output, (found.least_output + found.output) // 2, found.output}:
-        total = sum(held_to(outbound) for outbound in bounded(outbounds, UNKNOWN, output))
+        total = sum(held_to(outbound) for outbound in held(outbounds, UNKNOWN, output))
         assert found.least_output <= total <= output
 
 
@@ -196,7 +197,7 @@ def test_a_clear_body_below_its_grant_keeps_its_bytes() -> None:
     raw = b'{ "model":"m", "prompt":"a", "options":{"num_predict":5.0} }'
     outbounds = opened(OllamaNative(), "/generate", raw)
     assert outbounds is not None
-    assert sent(bounded(outbounds, UNKNOWN, 5)[0]) == raw
+    assert sent(held(outbounds, UNKNOWN, 5)[0]) == raw
 
 
 def test_a_body_is_changed_in_its_bound_alone() -> None:
@@ -204,7 +205,7 @@ def test_a_body_is_changed_in_its_bound_alone() -> None:
     raw = f'{{"model":"m","prompt":"a","x":{deep},"options":{{"num_predict":50,"seed":7}},"stream":null}}'.encode()
     outbounds = opened(OllamaNative(), "/generate", raw)
     assert outbounds is not None
-    changed = sent(bounded(outbounds, UNKNOWN, 5)[0])
+    changed = sent(held(outbounds, UNKNOWN, 5)[0])
     expected = raw.replace(b'"num_predict":50', b'"num_predict":5').replace(b',"stream":null', b"")
     assert changed == expected
 
@@ -259,5 +260,5 @@ def test_a_dialects_own_maximum_is_the_bound(gateway: Gateway, path: str, body: 
     outbounds = opened(gateway, path, json.dumps({"model": "m", **question, **body}).encode())
     assert outbounds is not None
     assert bound(outbounds, Use.CHAT, UNKNOWN).output == output
-    assert bounded(outbounds, UNKNOWN, output) is outbounds
+    assert held(outbounds, UNKNOWN, output) is outbounds
     check_held(outbounds)

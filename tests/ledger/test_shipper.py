@@ -226,6 +226,8 @@ async def test_a_stop_does_not_hang_on_rows_that_the_disk_does_not_take(database
         async with Shipper(database, journal, UsageSettings(flush_ms=10), "UTC", stop_s=3600).running() as shipper:
             await eventually(lambda: database.fetchrow(Query("ready", (), PARTITIONS)))
             journal.segments.close()  # a disk that takes nothing any more
+            tmp_path.rename(tmp_path.with_name("gone"))
+            tmp_path.touch()
             journal.final(make_row())
         assert shipper.pending == 1
 
