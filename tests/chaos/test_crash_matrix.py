@@ -61,8 +61,8 @@ _PROGRESS = ("parallama.ledger.entries:progress before", f"{_JOURNAL}._write aft
 
 _TAKING_OVER = (
     f"{_SHIPPER}._adopt before",
-    "parallama.app:settle_left before",
-    "parallama.app:settle_left after",
+    "parallama.proxy.admission:settle_left before",
+    "parallama.proxy.admission:settle_left after",
     "parallama.ledger.left:remove before",
     "pathlib:Path.unlink after .log",
     "pathlib:Path.unlink after lock",
