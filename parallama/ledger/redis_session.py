@@ -61,6 +61,8 @@ class Session:
         """What this process has reserved."""
         self.debts = Debts(self._send, self._outcome)
         """What Redis has not acknowledged yet."""
+        self.waiting_since: Callable[[], float | None] = lambda: None
+        """As Shipper says: what has ended before is in the database."""
         self._server, self._now, self._terms = options_of(url), now, terms
         self._key, self._instance = f"{prefix}:{{ledger}}:epoch", instance
         self._windows = Windows(zone)
@@ -71,7 +73,11 @@ class Session:
         self._late = 0
         self._opens_at = 0.0
         """When the epoch admits requests, of the monotonic clock."""
-        self._away = False
+        self._away = self._leaving = False
+        self._heard: tuple[float, Word] = (0.0, 0)
+        """When Redis has answered the last beat, of the monotonic clock, and what time it was there."""
+        self._shipped: Word = 0
+        """Until when what was settled is in the database, by the clock of Redis."""
 
     @property
     def answers(self) -> bool:
@@ -90,6 +96,7 @@ class Session:
             await _at_most(_BEAT_LIMIT_S + self._terms.joining_s, self.ready())
             yield
             await _at_most(_BEAT_LIMIT_S, self.debts.settled())
+            await self._leave()
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -147,7 +154,7 @@ class Session:
             self._wake.clear()
 
     async def _join(self) -> None:
-        _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s))
+        _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s, self._rows()))
         if self._epoch not in ("", epoch.decode()):
             _log.warning("Redis has lost what was counted: it is summed anew")
         self._epoch, self._opens_at = epoch.decode(), time.monotonic() + wait_ms / 1000
@@ -161,15 +168,33 @@ class Session:
         self._joined.set()
 
     async def _beat(self) -> None:
+        if self._leaving:
+            return
         began = time.monotonic()
         try:
-            _, lapsed = await self._ask("alive", ())
+            _, lapsed, here = await self._ask("alive", (self._rows(),))
         except Uncountable:  # of another epoch: this process joins it now
             return await self._join()
-        if time.monotonic() - began < self._terms.answer_s:
+        self._heard = time.monotonic(), here
+        if self._heard[0] - began < self._terms.answer_s:
             self._late = 0
         if lapsed:
             await self._join()
+
+    async def _leave(self) -> None:
+        """Nobody waits for rows of this process, if there are none to come."""
+        self._leaving = self.waiting_since() is None
+        if self._leaving:
+            with suppress(Unavailable, Uncountable, TimeoutError):
+                await self._ask("complete", (self._instance,))
+
+    def _rows(self) -> Word:
+        """Until when what was settled is in the database; nothing: until Redis reads it. What was settled before an
+        answer of Redis came has ended before."""
+        since, (at, here) = self.waiting_since(), self._heard
+        if since is None or since >= at:
+            self._shipped = here
+        return "" if since is None else self._shipped
 
     # sent and understood
 

@@ -6,6 +6,7 @@ waits longer than 50 ms for its reservation is told that nobody can count now, a
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,9 @@ from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
 
 _ANY = Terms()
+_SHIPPED_S = 3.0
+"""Longest wait for the rows of other processes, which say every half second how far they are."""
+_SHIPPED_AGAIN_S = 0.05
 
 
 class RedisStore:
@@ -68,6 +72,11 @@ class RedisStore:
     def answers(self) -> bool:
         """Whether Redis can be asked now."""
         return self._session.answers
+
+    def follow(self, waiting_since: Callable[[], float | None]) -> None:
+        """From now on tell the other processes how far the rows of this one are: they take nothing from a count while
+        rows are missing. `waiting_since`: as Shipper says."""
+        self._session.waiting_since = waiting_since
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -144,13 +153,29 @@ class RedisStore:
             found |= {standing.limit.counter: standing.used for standing in await self.standings(calendar)}
         return found
 
-    def correct(self, counter: Counter, amount: int) -> None:
+    def correct(self, counter: Counter, amount: int, least: int = 0) -> None:
         """As Store says."""
-        self._session.tell("correct", 1, *name(counter), amount)
+        self._session.tell("correct", 1, *name(counter), amount, least)
 
     async def held(self) -> Collection[UUID]:
         """As Store says."""
         return [*self._session.live]
+
+    async def shipped(self) -> bool:
+        """Until what the other processes have settled by now is in the database, as far as they say; False: that may
+        take long, since one of them cannot ship, or its journal waits until it is taken over. Raises Uncountable."""
+        moment, waited = b"", 0.0
+        while waited < _SHIPPED_S:
+            _, moment, state = await self._session.ask("shipped", moment)
+            if state:
+                return bool(state > 0)
+            await asyncio.sleep(_SHIPPED_AGAIN_S)
+            waited += _SHIPPED_AGAIN_S
+        return False
+
+    def adopted(self, instance: str) -> None:
+        """What a process that is no more has settled is in the database. Redis is told until it acknowledges."""
+        self._session.owe(next(self._debts), "complete", [instance], lambda _reply: None)
 
     async def abandon(self, instance: str) -> int:
         """Release what a process that will never come back has reserved, slots of concurrency too: of how many

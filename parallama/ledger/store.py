@@ -128,9 +128,9 @@ class Store(Protocol):
     async def counts(self) -> Mapping[Counter, int]:
         """What was used of every counter of an hour, a day or a month that is known. Raises Uncountable."""
 
-    def correct(self, counter: Counter, amount: int) -> None:
-        """Add to what was used in the current window, or take from it, at most all of it. Nothing for a counter that is
-        not known. What does not arrive is not said again. Never waits, never raises."""
+    def correct(self, counter: Counter, amount: int, least: int = 0) -> None:
+        """Add to what was used in the current window, or take from it, as far as `least` is left. Nothing for a counter
+        that is not known. What does not arrive is not said again. Never waits, never raises."""
 
     async def held(self) -> Collection[UUID]:
         """The requests that this process has reserved for, and not settled or cancelled."""

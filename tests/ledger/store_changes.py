@@ -152,6 +152,15 @@ class ChangeSuite:
         await rig.settle(id, Spent(0, 2))
         assert await rig.sums(rule) == (9, 0)
 
+    async def test_two_who_take_the_same_from_a_count_take_it_once(self, rig: Rig) -> None:
+        rule = limit(100, Meter.OUTPUT_TOKENS)
+        await rig.used(rule, tokens(0, 30), Spent(0, 30))
+        used = []
+        for amount, least in ((-20, 10), (-20, 10), (-20, 15), (-5, 7), (4, 50)):
+            await rig.correct(rule, amount, least)
+            used.append((await rig.sums(rule))[0])
+        assert used == [10, 10, 10, 7, 11]
+
     async def test_a_correction_ends_with_its_window(self, rig: Rig) -> None:
         rule = limit(9)
         await rig.used(rule)

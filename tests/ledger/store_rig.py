@@ -131,8 +131,8 @@ class Rig:
         self.store.forget([subject for subject in subjects if subject] or None)
         await self.applied()
 
-    async def correct(self, rule: Limit, amount: int) -> None:
-        self.store.correct(rule.counter, amount)
+    async def correct(self, rule: Limit, amount: int, least: int = 0) -> None:
+        self.store.correct(rule.counter, amount, least)
         await self.applied()
 
     async def standing(self, rule: Limit) -> Standing:

@@ -4,6 +4,7 @@
 -- KEYS[1] is the key of the epoch. The other keys begin as its name does, so they have its hash tag:
 --   epoch             id, run id of the server, when reserving begins, the latest end of each calendar period
 --   alive:<instance>  while a process says so
+--   rows              of each process until when what it has settled is in the database
 --   <id>:count:<name> what a counter holds: buckets, each of which time ends as a whole (`first` to `last`; of each:
 --                     e ends at, u used, r reserved, n requests that have reserved nothing and are not over), their
 --                     sums, and since which change it is known; of concurrency: id of a request -> its instance

@@ -68,10 +68,11 @@ local function reset()
   return failed or { 'ok' }
 end
 
--- counters with what is to be added to what was used
+-- counters with what is to be added to what was used, and how much of that is left at least
 local function correct()
   local _, failed = read(function(count)
-    local amount = number()
+    local amount, least = number(), number()
+    amount = math.max(amount, math.min(0, least - count.used))
     if count.known and count.period ~= 'now' then
       local id = place(count, ends[count.period])
       local _, used = bucket(count, id)
@@ -107,12 +108,16 @@ end
 
 -- processes
 
--- Release all that a process has reserved which is no more, from a cursor on. Tells the next one, and of how many requests.
+local rows = base .. 'rows'
+
+-- Release all that a process has reserved which is no more, from a cursor on; nobody waits for its rows. Tells the next
+-- one, and of how many requests.
 local function abandon()
   local gone, cursor, requests = take(), take(), 0
   if call('EXISTS', base .. 'alive:' .. gone) == 1 then
     return { 'alive' }
   end
+  call('ZREM', rows, gone)
   local begin = root .. ':held:'
   local found = call('SCAN', cursor, 'MATCH', begin .. '*', 'COUNT', FEW)
   for _, key in ipairs(found[2]) do
@@ -137,11 +142,34 @@ local function left()
   return answer
 end
 
+-- Until when what the process has settled here is in the database; '': until now.
 local function alive()
   local lapsed = 1 - call('EXISTS', base .. 'alive:' .. instance)
   call('SET', base .. 'alive:' .. instance, '', 'EX', ALIVE_S)
+  call('ZADD', rows, math.max(number() or here, here - DAY_S / 2), instance) -- one that is alive is never given up
+  call('EXPIRE', rows, DAY_S)
   call('EXPIRE', KEYS[1], EPOCH_S)
-  return { 'ok', lapsed }
+  return { 'ok', lapsed, string.format('%.17g', here) }
+end
+
+-- A process whose rows are all in the database.
+local function complete()
+  call('ZREM', rows, take())
+  return { 'ok' }
+end
+
+-- Whether the other processes have brought to the database what they settled before the moment ('': now). Tells the
+-- moment, and 1: they have, 0: not yet, -1: not while a journal waits whose process is no more, for a day at most.
+local function shipped()
+  local moment, state = number() or here, 1
+  local word = string.format('%.17g', moment)
+  call('ZREMRANGEBYSCORE', rows, '-inf', here - DAY_S)
+  for _, name in ipairs(call('ZRANGEBYSCORE', rows, '-inf', '(' .. word)) do
+    if name ~= instance then
+      state = math.min(state, call('EXISTS', base .. 'alive:' .. name) - 1)
+    end
+  end
+  return { 'ok', word, state }
 end
 
 -- The epoch of this server: the proposed id, if it has lost or may have lost what it knew. Then nothing is reserved for
@@ -180,5 +208,7 @@ local operations = {
   abandon = abandon,
   left = left,
   alive = alive,
+  complete = complete,
+  shipped = shipped,
 }
 return operations[operation]()

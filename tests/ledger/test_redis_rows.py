@@ -1,0 +1,107 @@
+"""Processes that share a Redis tell each other how far their rows are: nobody takes what another has counted and not
+yet written down."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from journals import FAST, journal_in, left_behind, segment
+from redis_server import RedisServer
+from redis_stores import PATIENT, Start
+from running import eventually
+from store_rig import ZONE
+
+from parallama.db.pool import Database
+from parallama.ledger import redis_store
+from parallama.ledger.redis_store import RedisStore
+from parallama.ledger.shipper import Shipper
+
+ROWS = "parallama:{ledger}:rows"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_store, "_SHIPPED_S", 1.0)
+
+
+async def die(server: RedisServer, start: Start, name: str) -> None:
+    """A process that was not heard of for 30 seconds, and had something to ship."""
+    store = RedisStore(server.url, ZONE, instance=name, terms=PATIENT)
+    since = time.monotonic()
+    store.follow(lambda: since)
+    async with store.running():
+        pass
+    server.say("DEL", f"parallama:{{ledger}}:alive:{name}")
+
+
+async def test_who_is_alone_waits_for_nobody(start: Start) -> None:
+    store = await start()
+    store.follow(lambda: 0.0)
+    assert await store.shipped()
+
+
+async def test_who_has_nothing_to_ship_says_so(start: Start) -> None:
+    store = await start()
+    await start()
+    assert await store.shipped()
+
+
+async def test_who_ships_while_more_ends_says_how_far_it_is(start: Start) -> None:
+    store, busy = await start(), await start()
+    busy.follow(time.monotonic)
+
+    await eventually(store.shipped)
+
+
+async def test_who_cannot_ship_is_not_waited_for_long(start: Start) -> None:
+    store, other = await start(), await start()
+    assert await store.shipped()
+    since = time.monotonic()
+    other.follow(lambda: since)
+    for _ in range(2):
+        assert not await store.shipped()
+    other.follow(lambda: None)
+    await eventually(store.shipped)
+
+
+async def test_rows_of_who_is_dead_are_missed_until_its_journal_is_taken_over(
+    server: RedisServer, start: Start
+) -> None:
+    store = await start()
+    await die(server, start, "other")
+    assert not await store.shipped()
+    store.adopted("other")
+    await store.paid()
+    assert await store.shipped()
+
+
+async def test_rows_of_who_is_given_up_are_not_missed(server: RedisServer, start: Start) -> None:
+    store = await start()
+    await die(server, start, "other")
+    await store.abandon("other")
+    assert await store.shipped()
+
+
+async def test_of_who_leaves_in_order_nothing_is_missed(server: RedisServer) -> None:
+    async with RedisStore(server.url, ZONE, instance="other", terms=PATIENT).running():
+        assert server.say("ZCARD", ROWS) == b":1\r\n"
+    assert server.say("ZCARD", ROWS) == b":0\r\n"
+
+
+async def test_rows_that_are_missed_are_not_waited_for_longer_than_a_day(server: RedisServer, start: Start) -> None:
+    store = await start()
+    server.say("ZADD", ROWS, str(time.time() - 86_390), "other")
+    assert not await store.shipped()
+    server.say("ZADD", ROWS, str(time.time() - 86_410), "other")
+    assert await store.shipped()
+
+
+async def test_who_takes_over_a_journal_tells_whose_it_was(database: Database, tmp_path: Path) -> None:
+    left_behind(tmp_path, segment(), name="other")
+    told: list[str] = []
+    async with journal_in(tmp_path) as journal:
+        async with Shipper(database, journal, FAST, "UTC", adopted=told.append).running() as shipper:
+            await shipper.caught_up()
+    assert told == ["other"]
