@@ -6,15 +6,12 @@ starts and leaves in reverse when it stops.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
@@ -33,10 +30,11 @@ from parallama.admin.table import operations
 from parallama.admin.usage import usage_operations
 from parallama.admin.viewer import viewer
 from parallama.admin.views import View
+from parallama.bookkeeping import Ledger, build_ledger
 from parallama.config import AuthSettings, Settings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
-from parallama.errors import ConfigError, Unavailable
+from parallama.errors import ConfigError
 from parallama.exchange import IdGenerator
 from parallama.gateway.families import Families, Family
 from parallama.gateway.plugins import Plugins
@@ -47,22 +45,14 @@ from parallama.identity.passwords import Passwords
 from parallama.identity.roles import seed_gateway_permissions
 from parallama.identity.sessions import Sessions
 from parallama.identity.tokens import AccessTokens
-from parallama.ledger.drift import Drift
-from parallama.ledger.forgetting import Forgetting
-from parallama.ledger.journal import Journal
-from parallama.ledger.leaks import Leaks
 from parallama.ledger.memory import MemoryStore
 from parallama.ledger.reconciler import Reconciler
-from parallama.ledger.seeds import Seeding, Seeds, Used
 from parallama.ledger.shipper import Shipper
-from parallama.ledger.sums import Sums
-from parallama.limits import Counter
 from parallama.logs import hide
 from parallama.metrics import Metrics
 from parallama.networks import networks
 from parallama.nodes.pool import Pool
 from parallama.proxy import cors
-from parallama.proxy.admission import Admission, settle_left
 from parallama.proxy.books import Books
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.middlewares import (
@@ -89,9 +79,6 @@ RECONCILER = web.AppKey("reconciler", Reconciler)
 CONTROL = web.AppKey("control", web.Application)
 """Of the root application: what the control socket answers."""
 
-_OTHERS_S = 5.0
-"""Longest wait for the rows of other processes, however seldom they are to be written."""
-
 _log = logging.getLogger("parallama.gateway")
 
 
@@ -110,109 +97,59 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
 
     def on_change(kind: str, changed: str) -> None:
         callers.on_change(kind, changed)
-        forgetting.on_change(kind, changed)
+        ledger.forgetting.on_change(kind, changed)
         following.on_change(kind)
 
     def on_reset() -> None:
         callers.on_reset()
-        forgetting.on_reset()
+        ledger.forgetting.on_reset()
         following.on_reset()
 
     listener = Listener(database_url, on_change, on_reset)
-    tokens = _access_tokens(settings.auth)
-    callers = Callers(database, settings.auth, listener, tokens)
-    instance = ids().hex
-    journal = Journal(state_directory / "journal", instance, settings.usage)
-    store = _store(settings, instance)
-    forgetting = Forgetting(store, database)
-    shipper = Shipper(database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     pool = Pool(settings.nodes, metrics)
-    others_s = 0.0 if isinstance(store, MemoryStore) else min(2 * settings.usage.flush_ms / 1000, _OTHERS_S)
-    seeds = Seeds(database, settings.timezone, settings.limits.weights)
-    used = _used(seeds, shipper, listener, others_s)
-    admission = Admission(store, Seeding(store, used), pool.catalog, settings.limits, metrics)
-    books = Books(journal, metrics, traffic, pool.catalog.name_of, admission.settle, strict=settings.usage.strict)
-    reconciler = _reconciler(settings, database, store, _leaks(store, books, pool), partial(used, ()), seeds, metrics)
+    at = state_directory / "journal" / ids().hex
+    ledger = build_ledger(settings, at, database, listener, pool, metrics, traffic)
+    tokens = _access_tokens(settings.auth)
+    callers = Callers(database, settings.auth, listener, tokens, on_lapse=ledger.forgetting.on_lapse)
     stalls = Stalls(settings.relay.stall_s, settings.relay.backlog_mb * 1024 * 1024)
     heartbeats = Heartbeats(settings.relay.heartbeat_after_s, settings.relay.heartbeat_s)
-    relay = Relay(pool, books, admission, stalls, heartbeats, settings, metrics)
+    relay = Relay(pool, ledger.books, ledger.admission, stalls, heartbeats, settings, metrics)
 
     app = web.Application(middlewares=[answer_edges(ids, networks(settings.server.trusted_proxies))])
-    app[READINESS] = readiness = state.Readiness(listener, journal)
+    app[READINESS] = readiness = state.Readiness(listener, ledger.journal)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
-    app[POOL], app[SHIPPER], app[BOOKS], app[METRICS] = pool, shipper, books, metrics
-    app[STORE], app[RECONCILER] = store, reconciler
-    seeded = _seeded(database, families)
-    for part in (database.running, seeded, listener.running, following.running, callers.running, forgetting.running):
+    app[POOL], app[METRICS], app[SHIPPER], app[BOOKS] = pool, metrics, ledger.shipper, ledger.books
+    app[STORE], app[RECONCILER] = ledger.store, ledger.reconciler
+    identity = (_seeded(database, families), listener.running, following.running, callers.running)
+    proxy = (pool.running, stalls.running, heartbeats.running)
+    for part in (database.running, *identity, *ledger.running, *proxy, ledger.reconciler.running):
         app.cleanup_ctx.append(_entered(part))
-    if not isinstance(store, MemoryStore):
-        app.cleanup_ctx.append(_entered(store.running))
-    for part in (journal.running, shipper.running, books.running, pool.running, stalls.running, heartbeats.running):
-        app.cleanup_ctx.append(_entered(part))
-    app.cleanup_ctx.append(_entered(reconciler.running))
 
     for family in families:
-        _mount(app, family, relay, books, callers)
-    settle = books.settle
-    gateways = gateway_operations(database, families, figures(metrics, traffic, settle))
-    usage = usage_operations(database, settings.timezone, settings.limits.weights)
-    resets = reset_operations(database, partial(used, ()))
-    every = _add_api(app, settings, database, tokens, callers, [*gateways, *usage, *resets], listener)
-    status = state.status(families, pool, traffic, settle)
-    scrape = state.metrics(metrics, journal, shipper, database, listener, store, settle)
+        _mount(app, family, relay, ledger.books, callers)
+    told = figures(metrics, traffic, ledger.books.settle)
+    more = [*gateway_operations(database, families, told), *_ledger_operations(settings, database, ledger)]
+    every = _add_api(app, settings, database, tokens, callers, more, listener)
+    status = state.status(families, pool, traffic, ledger.books.settle)
+    scrape = state.metrics(
+        metrics, ledger.journal, ledger.shipper, database, listener, ledger.store, ledger.books.settle
+    )
     views = state_views(state.root(families), state.readyz(readiness), status, scrape)
     views += [discovery(families, plugins, settings.discovery.cache_s)] if settings.discovery.enabled else []
     _add_state(app, views, every, families, callers)
-    told = gateway_metrics(families, metrics, traffic, settle)
-    kept = promises(reconciler, journal, shipper, store)
-    app[CONTROL] = control_app({"/status": status, "/gateways/metrics": told, "/ledger": kept})
+    of_gateways = gateway_metrics(families, metrics, traffic, ledger.books.settle)
+    app[CONTROL] = control_app({"/status": status, "/gateways/metrics": of_gateways, "/ledger": _promises(ledger)})
     return app
 
 
-def _used(
-    seeds: Seeds, shipper: Shipper, listener: Listener, others_s: float
-) -> Callable[[Collection[Counter]], Awaitable[Used]]:
-    """What asks the seeds for what was used, by all processes."""
-
-    async def used(counters: Collection[Counter]) -> Used:
-        if listener.lost_since is not None:
-            raise Unavailable("the database does not answer")
-        # what other processes have settled may not be in the database before they ship again
-        await asyncio.sleep(others_s)
-        await shipper.caught_up()
-        return await seeds.of(counters)
-
-    return used
+def _ledger_operations(settings: Settings, database: Database, ledger: Ledger) -> Sequence[Operation]:
+    usage = usage_operations(database, settings.timezone, settings.limits.weights)
+    return [*usage, *reset_operations(database, ledger.caught_up)]
 
 
-def _leaks(store: MemoryStore | RedisStore, books: Books, pool: Pool) -> Leaks:
-    return Leaks(store, lambda: books.under_way, lambda: sum(node.in_flight for node in pool.nodes))
-
-
-def _reconciler(
-    settings: Settings,
-    database: Database,
-    store: MemoryStore | RedisStore,
-    leaks: Leaks,
-    caught_up: Callable[[], Awaitable[object]],
-    seeds: Seeds,
-    metrics: Metrics,
-) -> Reconciler:
-    sums = Sums(database, settings.timezone, settings.usage.storage_days)
-    drift = Drift(store, caught_up, seeds, settings.timezone, settings.limits.weights)
-    return Reconciler(database, store, sums, drift, leaks, metrics)
-
-
-def _store(settings: Settings, instance: str) -> MemoryStore | RedisStore:
-    """Where it is counted what callers use: in Redis, if there is one, together with all who share it. What a process
-    has reserved there has the name of its journal."""
-    zone, url = ZoneInfo(settings.timezone), settings.redis.url
-    if url is None:
-        return MemoryStore(zone)
-    from parallama.ledger.redis_store import RedisStore  # takes a while, for nothing where there is none
-
-    return RedisStore(url.get_secret_value(), zone, instance=instance)
+def _promises(ledger: Ledger) -> state.Handler:
+    return promises(ledger.reconciler, ledger.journal, ledger.shipper, ledger.store)
 
 
 def _access_tokens(auth: AuthSettings) -> AccessTokens:

@@ -28,7 +28,7 @@ def promises(reconciler: Reconciler, journal: Journal, shipper: Shipper, store: 
             "damaged": shipper.damaged,
             "leaked": found.leaked,
             "counts": None if found.counts is None else len(found.counts),
-            "amount": sum(map(abs, (found.counts or {}).values())),
+            "amount": sum(abs(gap.amount) for gap in (found.counts or {}).values()),
             "overrun": store.overrun,
         }
         return web.json_response(answer)

@@ -74,7 +74,9 @@ class Callers:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         flush_s: float = 5.0,
+        on_lapse: Callable[[UUID], None] = lambda _: None,
     ) -> None:
+        """`on_lapse` hears of a user whose limits are others since a role has expired: nobody else tells of that."""
         self._database, self._listener, self._tokens = database, listener, tokens
         self._now, self._monotonic, self._grace_s = now, monotonic, auth.grace_s
         self._records = AuthRecords(database, auth)
@@ -82,6 +84,7 @@ class Callers:
         self._known: Recent[bytes, _Known] = Recent(auth.cache_entries)
         self._unknown: Recent[bytes, Refusal] = Recent(auth.cache_entries)
         self._used = LastUse(database, auth.cache_entries, flush_s)
+        self._on_lapse = on_lapse
         self._generation = 0
         self._asking: dict[tuple[bytes, int], asyncio.Task[Standing | Refusal]] = {}
         """By digest and generation: who asks for the same at the same time asks once."""
@@ -215,7 +218,7 @@ class Callers:
     def _admit(self, known: _Known, text: str | None, address: str | None) -> Caller:
         now, verdict = self._now(), known.verdict
         if verdict.until is not None and verdict.until <= now:
-            known.verdict = verdict = judge(known.standing, now)
+            verdict = self._judge_again(known, now)
         caller = verdict.caller
         if caller is None:
             assert verdict.refusal is not None
@@ -226,3 +229,10 @@ class Callers:
                 raise RefusedHere(text)
             self._used.put(caller.key_id, now)
         return caller
+
+    def _judge_again(self, known: _Known, now: datetime) -> Verdict:
+        before, known.verdict = known.verdict.caller, judge(known.standing, now)
+        after = known.verdict.caller
+        if before is not None and after is not None and before.limits != after.limits:
+            self._on_lapse(after.user_id)
+        return known.verdict

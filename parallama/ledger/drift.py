@@ -6,7 +6,8 @@ between. Of many users and keys a few are looked at at a time, in turn.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -18,8 +19,18 @@ from parallama.limits import Counter, Limit, Meter, Period
 _FEW = 200
 """Users and keys that are looked at at a time."""
 
-Missing = Mapping[Counter, int]
-"""What counts lack; negative: what they have too much."""
+
+class Gap(NamedTuple):
+    """Between a count and the rows."""
+
+    amount: int
+    """What the count lacks; negative: what it has too much."""
+    least: int = 0
+    """What the rows say at most: so much must be left of the count, whoever else has put it right meanwhile."""
+
+
+Missing = Mapping[Counter, Gap]
+"""Of counts that are off."""
 
 
 class Drift:
@@ -28,13 +39,13 @@ class Drift:
     def __init__(
         self,
         store: Store,
-        caught_up: Callable[[], Awaitable[object]],
+        caught_up: Callable[[], Awaitable[bool]],
         seeds: Seeds,
         zone: str,
         weights: Mapping[str, float],
     ) -> None:
-        """`caught_up`: until what has ended is in the database; `zone` is that of the calendar, an IANA name; `weights`
-        as for Seeds."""
+        """`caught_up`: until what has ended is in the database; False: it may not be, so that no count is known to have
+        too much. `zone` is that of the calendar, an IANA name; `weights` as for Seeds."""
         self._store, self._caught_up, self._seeds, self._zone = store, caught_up, seeds, ZoneInfo(zone)
         self._rounded = any(weight != int(weight) for weight in weights.values())
         self._last = UUID(int=0)
@@ -43,16 +54,27 @@ class Drift:
         """What is off: of the next few users and keys, and of those whose counts are to be looked at `again`. Raises
         Unavailable and Uncountable."""
         before = await self._store.counts()
+        return await self._compare(before, {*self._next(before), *(counter.subject for counter in again)})
+
+    async def look_at(self, subjects: Collection[UUID]) -> Missing:
+        """What is off of these users and keys. Raises Unavailable and Uncountable."""
+        return await self._compare(await self._store.counts(), subjects)
+
+    async def _compare(self, before: Mapping[Counter, int], subjects: Collection[UUID]) -> Missing:
+        """`before`: the counts as of just now."""
+        by_subject = _by_subject(before, subjects)
+        if not by_subject:
+            return {}
         windows = await self._windows(before)
-        await self._caught_up()
+        complete = await self._caught_up()
         used: dict[Counter, tuple[int, int]] = {}
-        for subject in {*self._next(before), *(counter.subject for counter in again)}:
-            used |= await self._used([counter for counter in before if counter.subject == subject], windows)
+        for counters in by_subject.values():
+            used |= await self._used(counters, windows)
         after = await self._store.counts()
         same = windows.items() & (await self._windows(after)).items()
         kept = [one for one in used if one in after and (one.scope.period, windows[one.scope.period]) in same]
-        missing = {one: _missing(used[one], before[one], after[one]) for one in kept}
-        return {one: amount for one, amount in missing.items() if amount}
+        gaps = {one: _gap(used[one], before[one], after[one]) for one in kept}
+        return {one: gap for one, gap in gaps.items() if gap.amount > 0 or (gap.amount and complete)}
 
     async def _windows(self, counters: Collection[Counter]) -> Mapping[Period, Window]:
         """The present ones, by the clock that counts: those of other clocks may be others."""
@@ -84,6 +106,15 @@ class Drift:
         return requests if self._rounded and counter.scope.meter is not Meter.REQUESTS else 0
 
 
+def _by_subject(counters: Iterable[Counter], subjects: Collection[UUID]) -> Mapping[UUID, Sequence[Counter]]:
+    """Those of these subjects."""
+    found: dict[UUID, list[Counter]] = {}
+    for counter in counters:
+        if counter.subject in subjects:
+            found.setdefault(counter.subject, []).append(counter)
+    return found
+
+
 def _requests(counter: Counter) -> Counter:
     """The counter of the requests in the same scope."""
     return counter._replace(scope=counter.scope._replace(meter=Meter.REQUESTS))
@@ -93,7 +124,7 @@ def _within(window: Window, amounts: Collection[tuple[float, int]]) -> int:
     return sum(amount for second, amount in amounts if window.start <= second < window.end)
 
 
-def _missing(used: tuple[int, int], before: int, after: int) -> int:
+def _gap(used: tuple[int, int], before: int, after: int) -> Gap:
     least, most = used
     low, high = sorted((before, after))
-    return least - high if least > high else min(0, most - low)
+    return Gap(least - high if least > high else min(0, most - low), most)

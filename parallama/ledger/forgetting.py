@@ -6,7 +6,7 @@ While nothing limits a scope nothing is counted in it, so a limit that comes bac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -22,17 +22,26 @@ _AGAIN_S = 1.0
 class Forgetting:
     """Give `on_change` and `on_reset` to the listener; use inside `running()`."""
 
-    def __init__(self, store: Store, database: Database) -> None:
-        self._store, self._database = store, database
+    def __init__(
+        self, store: Store, database: Database, recount: Callable[[Collection[UUID]], None] = lambda _: None
+    ) -> None:
+        """`recount` is told whose counts were reset: those that are not forgotten yet are to be put right."""
+        self._store, self._database, self._recount = store, database, recount
         self._missed = asyncio.Event()
 
     def on_change(self, kind: str, changed: str) -> None:
         """Forget the counts of a `user`, those that `counts` and `reset` name by the id of a user or key, and
         everybody's when a `role` has changed; ignore other kinds."""
-        if kind in ("user", "counts", "reset"):
+        if kind in ("user", "counts"):
             self._store.forget([UUID(changed)])
+        elif kind == "reset":
+            self._begin_anew([UUID(changed)])
         elif kind == "role":
             self._store.forget(None)
+
+    def on_lapse(self, user_id: UUID) -> None:
+        """Forget the counts of a user of whom a role has expired."""
+        self._store.forget([user_id])
 
     def on_reset(self) -> None:
         """Forget the counts that were reset lately. Nothing else: while it was not told of changes, this process has
@@ -59,4 +68,8 @@ class Forgetting:
                 self._missed.set()
                 await asyncio.sleep(_AGAIN_S)
             else:
-                self._store.forget([UUID(int=row["subject"].int) for row in rows])
+                self._begin_anew([UUID(int=row["subject"].int) for row in rows])
+
+    def _begin_anew(self, subjects: Collection[UUID]) -> None:
+        self._store.forget(subjects)
+        self._recount(subjects)

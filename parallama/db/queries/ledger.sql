@@ -9,6 +9,10 @@ SELECT pg_advisory_xact_lock(8020141102);
 -- Whether no other process corrects; to the end of the transaction.
 SELECT pg_try_advisory_xact_lock(8020141103) AS first;
 
+-- name: turn()
+-- Until no other process corrects; to the end of the transaction.
+SELECT pg_advisory_xact_lock(8020141103);
+
 -- name: whole(storage_days)
 -- The moment from which on the rows of every hour are kept: single ones may be older than their hour, or younger. Null:
 -- there are no rows.
