@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from math import ceil, inf
+from operator import attrgetter
 from typing import NamedTuple, Self
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
@@ -62,12 +63,15 @@ class Quota(NamedTuple):
 
     def reset_s(self, now: float) -> int | None:
         """Whole seconds from `now` until the count begins anew, never too few; None: time changes nothing."""
-        return None if self.reset_at is None else max(ceil(self.reset_at - now), 0)
+        return None if self.reset_at is None else seconds(self.reset_at - now)
 
 
 def tightest(quotas: Iterable[Quota], *meters: Meter) -> Quota | None:
     """Of those that count one of `meters` the one with the least left; of equal ones the one that is so longest."""
     return min((quota for quota in quotas if quota.meter in meters), key=_left, default=None)
+
+
+_remaining = attrgetter("remaining")
 
 
 def _left(quota: Quota) -> tuple[int, float]:
@@ -81,12 +85,24 @@ def neutral_headers(quotas: Iterable[Quota], now: float) -> Mapping[str, str]:
     is ours.
     """
     told: dict[str, Quota] = {}
-    for quota in sorted(quotas, key=_left):
+    for quota in sorted(quotas, key=_remaining):
         told.setdefault(_policy(quota.meter, quota.period), quota)
     return {
         "RateLimit-Policy": ", ".join([_allowed(quota.meter, quota.period, quota.limit) for quota in told.values()]),
-        "RateLimit": ", ".join([_standing(name, quota, now) for name, quota in told.items()]),
+        "RateLimit": ", ".join(
+            [
+                f"{name};r={left if left < _MOST else _MOST}"
+                if reset_at is None
+                else f"{name};r={left if left < _MOST else _MOST};t={seconds(reset_at - now)}"
+                for name, (_, _, _, left, reset_at) in told.items()
+            ]
+        ),
     }
+
+
+def seconds(time_s: float) -> int:
+    """Whole ones, never too few; 0 of what is over."""
+    return ceil(time_s) if time_s > 0 else 0
 
 
 @cache
@@ -100,11 +116,6 @@ def _policy(meter: Meter, period: Period) -> str:
 def _allowed(meter: Meter, period: Period, limit: int) -> str:
     window = f";w={_WINDOWS_S[period]}" if period in _WINDOWS_S else ""
     return f'{_policy(meter, period)};q={min(limit, _MOST)};qu="{_UNITS.get(meter, "tokens")}"{window}'
-
-
-def _standing(name: str, quota: Quota, now: float) -> str:
-    left = f"{name};r={quota.remaining if quota.remaining < _MOST else _MOST}"
-    return left if quota.reset_at is None else f"{left};t={quota.reset_s(now)}"
 
 
 def over_limit(

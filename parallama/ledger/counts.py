@@ -16,7 +16,7 @@ from typing import Protocol
 
 from parallama.ledger.store import Standing
 from parallama.ledger.windows import CALENDAR, Window, window
-from parallama.limits import Limit, Meter, Period
+from parallama.limits import Counter, Limit, Meter, Period
 
 _MINUTE_S = 61
 """A bucket ends when its last moment is 60 seconds ago."""
@@ -97,12 +97,13 @@ class Count:
 
     __slots__ = (
         *("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "_seen", "_until"),
-        *("asked", "reserved", "used"),
+        *("asked", "counter", "reserved", "used"),
     )
 
-    def __init__(self, meter: Meter, clock: Clock) -> None:
-        self._meter = meter
-        self._request, self._prompt, self._output = _PARTS[meter]
+    def __init__(self, counter: Counter, clock: Clock) -> None:
+        self.counter = counter
+        self._meter = counter.scope.meter
+        self._request, self._prompt, self._output = _PARTS[self._meter]
         self._clock = clock
         self._buckets: deque[Bucket] = deque()
         self._seen = self._until = -inf
@@ -137,7 +138,8 @@ class Count:
 
     def reserve(self, amount: int, now: float) -> Bucket:
         """Charge what is under way. Returns where, for `settle`."""
-        bucket = self._bucket(self._clock.end(now))
+        ends_at = self._clock.end(now)
+        bucket = buckets[-1] if (buckets := self._buckets) and buckets[-1].ends_at == ends_at else self._bucket(ends_at)
         bucket.requests += 1
         bucket.reserved += amount
         self.reserved += amount

@@ -70,7 +70,8 @@ class Journal:
         self.lost = 0
         """Rows of refusals that were too many to keep while the disk took nothing."""
         self._lock = -1
-        self._open: dict[UUID, _Open] = {}
+        self._open: dict[int, _Open] = {}
+        """By the number of their ids: a UUID takes long to be hashed."""
         self._late: deque[tuple[bytes, UUID | None]] = deque()
         """Records that the disk has not taken, each with the exchange that ends with it."""
         self._waiting: list[asyncio.Future[None]] = []
@@ -101,18 +102,18 @@ class Journal:
         entry = entries.admit(row)
         if self.full or not self._append(framed(entry)):
             raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
-        self._open[row.id] = _Open(progress, [entry])
+        self._open[row.id.int] = _Open(progress, [entry])
 
     def dispatch(self, id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> None:
         """The exchange, which was admitted, goes to this node for this model; `charged_at`: as its row has it."""
-        if (one := self._open.get(id)) is not None:
+        if (one := self._open.get(id.int)) is not None:
             entry = entries.dispatch(id, node, model, charged_at)
             one.entries.append(entry)
             self._write(entry)
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        if row.id not in self._open and self._crowded:
+        if row.id.int not in self._open and self._crowded:
             self.lost += 1
             return
         self.finals += 1
@@ -227,7 +228,7 @@ class Journal:
             self._tell(f"the journal cannot be written: {error.strerror}")
             return False
         if ended is not None:
-            self._open.pop(ended, None)
+            self._open.pop(ended.int, None)
         return True
 
     def _tell(self, trouble: str | None) -> None:

@@ -62,13 +62,14 @@ class MemoryStore:
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
         self._now = now
         self._clocks = clocks(zone)
-        self._counts: dict[tuple[UUID, Scope], Count] = {}
-        """By Counter, as plain tuples: making a Counter for every limit of a request takes as long as the counting."""
+        # by plain numbers, here and below: a UUID takes long to be hashed
+        self._counts: dict[tuple[int, Scope], Count] = {}
+        """By subject and scope."""
         self._scopes: dict[UUID, set[Scope]] = {}
         """Of the counts, by subject."""
-        self._held: dict[UUID, _Held] = {}
-        self._ended: OrderedDict[UUID, None] = OrderedDict()
-        self._stale: dict[Count, Counter] = {}
+        self._held: dict[int, _Held] = {}
+        self._ended: OrderedDict[int, None] = OrderedDict()
+        self._stale: set[Count] = set()
         """To be forgotten once nothing is reserved in them."""
         self._asked: dict[Counter, str] = {}
         """Counters that somebody was told are not known, each with a word of its own."""
@@ -92,7 +93,7 @@ class MemoryStore:
 
     async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
         """As Store says. Never waits, never raises."""
-        if (held := self._held.get(id)) is not None:
+        if (held := self._held.get(id.int)) is not None:
             return held.grant
         if not limits:
             return Grant(cost.output, (), self._now())
@@ -134,7 +135,7 @@ class MemoryStore:
         now = self._now()
         for counter, amounts in used.items():
             forgotten = asked is not None and asked.get(counter, "") != self._asked.get(counter, "")
-            if counter not in self._counts and not forgotten:
+            if self._known(counter) is None and not forgotten:
                 self._asked.pop(counter, None)
                 self._add(counter).fill(amounts, now)
 
@@ -149,9 +150,9 @@ class MemoryStore:
     def reset(self, counters: Collection[Counter]) -> None:
         """As Store says."""
         for counter in counters:
-            count = self._counts.get(counter) or self._add(counter)
+            count = self._known(counter) or self._add(counter)
             count.forget()
-            self._stale.pop(count, None)  # what it did not count is forgotten too
+            self._stale.discard(count)  # what it did not count is forgotten too
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
@@ -161,38 +162,37 @@ class MemoryStore:
         for subject in [*(self._scopes if subjects is None else subjects)]:
             for scope in [*self._scopes.get(subject, ())]:
                 if scope.period is not Period.NOW:
-                    count = self._counts[subject, scope]
-                    self._stale[count] = Counter(subject, scope)
+                    count = self._counts[subject.int, scope]
+                    self._stale.add(count)
                     self._let_go([count], now)
 
     async def counts(self) -> Mapping[Counter, int]:
         """As Store says, of each counter as of some moment. Never raises."""
         self._let_go([*self._stale], self._now())
         found: dict[Counter, int] = {}
-        names = [name for name in self._counts if name[1].period in CALENDAR]
-        for begin in range(0, len(names), _FEW):
+        every = [count.counter for count in self._counts.values() if count.counter.scope.period in CALENDAR]
+        for begin in range(0, len(every), _FEW):
             await asyncio.sleep(0)  # whatever else there is to do comes between
             now = self._now()
-            some = [Counter(*name) for name in names[begin : begin + _FEW]]
-            for counter in some:
-                if (count := self._counts.get(counter)) is not None:
+            for counter in every[begin : begin + _FEW]:
+                if (count := self._known(counter)) is not None:
                     count.look(now)
                     found[counter] = count.used
         return found
 
     def correct(self, counter: Counter, amount: int, least: int = 0) -> None:
         """As Store says."""
-        if (count := self._counts.get(counter)) is not None:
+        if (count := self._known(counter)) is not None:
             now = self._now()
             count.look(now)
             count.correct(max(amount, min(0, least - count.used)), now)
 
     async def held(self) -> Collection[UUID]:
         """As Store says. Never waits, never raises."""
-        return [*self._held]
+        return [UUID(int=id) for id in self._held]
 
     def _decide(self, id: UUID, asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Grant | Refusal:
-        if id in self._ended:
+        if id.int in self._ended:
             standings = [count.standing(limit, now) for limit, count in asked]
             return Refusal(standings[0], None, False, standings)
         output, amounts = cost.output, _amounts(asked, cost, cost.output)
@@ -206,19 +206,20 @@ class MemoryStore:
             for (limit, count), amount in zip(asked, amounts, strict=True)
         ]
         grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)
-        self._held[id] = _Held(grant, cost.weight, charges)
+        self._held[id.int] = _Held(grant, cost.weight, charges)
         return grant
 
     def _end(self, id: UUID) -> _Held | None:
         """Take its reservation, if it has one, and see that it gets no other."""
-        self._ended[id] = None
+        self._ended[id.int] = None
         if len(self._ended) > _MARKS:
             self._ended.popitem(last=False)
-        return self._held.pop(id, None)
+        return self._held.pop(id.int, None)
 
     def _look(self, limits: Sequence[Limit], now: float) -> Sequence[tuple[Limit, Count]]:
         """The limits with their counts as they are now. Raises KeyError for one that is not known."""
-        asked = [(limit, self._counts[limit.subject, limit.scope]) for limit in limits]
+        counts = self._counts
+        asked = [(limit, counts[limit.subject.int, limit.scope]) for limit in limits]
         for _, count in asked:
             count.asked = True
             count.look(now)
@@ -226,15 +227,18 @@ class MemoryStore:
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
         """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""
-        missing = [limit.counter for limit in limits if limit.counter not in self._counts]
+        missing = [limit.counter for limit in limits if self._known(limit.counter) is None]
         for counter in missing:
             if counter.scope.period is Period.NOW:
                 self._add(counter)
-        return [counter for counter in missing if counter not in self._counts]
+        return [counter for counter in missing if self._known(counter) is None]
 
     def _of(self, limits: Sequence[Limit]) -> Sequence[Count]:
         """The counts that are known."""
-        return [count for limit in limits if (count := self._counts.get(limit.counter))]
+        return [count for limit in limits if (count := self._known(limit.counter))]
+
+    def _known(self, counter: Counter) -> Count | None:
+        return self._counts.get((counter.subject.int, counter.scope))
 
     def _let_go(self, counts: Iterable[Count], now: float) -> None:
         """Drop those that are to be forgotten and await nothing any more."""
@@ -242,31 +246,32 @@ class MemoryStore:
             if count in self._stale:
                 count.look(now)
                 if not count.awaits:
-                    self._drop(self._stale.pop(count))
+                    self._drop(count)
 
     def _add(self, counter: Counter) -> Count:
-        scope = counter.scope
-        count = self._counts[counter] = Count(scope.meter, self._clocks[scope.period])
-        self._scopes.setdefault(counter.subject, set()).add(scope)
+        subject, scope = counter
+        count = self._counts[subject.int, scope] = Count(counter, self._clocks[scope.period])
+        self._scopes.setdefault(subject, set()).add(scope)
         return count
 
-    def _drop(self, counter: Counter) -> None:
-        del self._counts[counter]
-        scopes = self._scopes[counter.subject]
-        scopes.remove(counter.scope)
+    def _drop(self, count: Count) -> None:
+        subject, scope = count.counter
+        self._stale.discard(count)
+        del self._counts[subject.int, scope]
+        scopes = self._scopes[subject]
+        scopes.remove(scope)
         if not scopes:
-            del self._scopes[counter.subject]
+            del self._scopes[subject]
 
     def _sweep(self, now: float) -> None:
         """Forget counters that hold nothing and that nobody asked for since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
         self._let_go([*self._stale], now)
-        for name, count in [*self._counts.items()]:
+        for count in [*self._counts.values()]:
             count.look(now)
             if not (count.asked or count.used or count.awaits):
-                self._stale.pop(count, None)
-                self._drop(Counter(*name))
+                self._drop(count)
             count.asked = False
 
 

@@ -36,6 +36,7 @@ _AHEAD = range(-1, 8)
 _UPKEEP_S = 3600.0
 _SWEEP_S = 10.0
 _DAY_S, _DAY_MS = 86_400, 86_400_000
+_SETTLED_S = 1.0
 _RETRY_S = 0.05
 """The first wait after a failure; it doubles from one to the next."""
 _LONGEST_RETRY_S = 1.0
@@ -56,13 +57,14 @@ class Shipper:
         zone: str,
         *,
         settle: Callable[[UsageRecord], None] = lambda _: None,
+        settled: Callable[[], Awaitable[None]] | None = None,
         adopted: Callable[[str], None] = lambda _: None,
         stop_s: float = 10.0,
     ) -> None:
         """`zone`: of the hours by which usage is summed, an IANA name; `settle` hears of each row that a process which
-        is no more has left, then `adopted` of its name."""
+        is no more has left, then `adopted` of its name; `settled` waits between until that is counted."""
         self._database, self.journal, self._zone = database, journal, zone
-        self._settle, self._adopted = settle, adopted
+        self._settle, self._settled, self._adopted = settle, settled, adopted
         self._flush_s, self._storage_days = settings.flush_ms / 1000, settings.storage_days
         self._stop_s = stop_s
         self._stopping = False
@@ -211,7 +213,7 @@ class Shipper:
                         await self._adopt(home)
                         self.journal.elsewhere -= size
             except OSError as error:
-                _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror)
+                _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror or "no Redis")
         self._sweep_at = now + _SWEEP_S
 
     async def _adopt(self, home: Path) -> None:
@@ -224,6 +226,8 @@ class Shipper:
                 self._settle(row)
             shipped += len(rows)
             aborted += sum(row.error == ABORTED for row in rows)
+        if self._settled is not None:  # before it is removed: what Redis has not heard would die with this process
+            await asyncio.wait_for(self._settled(), _SETTLED_S)
         for path in damaged:
             self._damage(path)
         left.remove(home)

@@ -45,7 +45,11 @@ class Admission:
             return
         name = _name(codec)
         gateways = EVERY, exchange.gateway
-        limits = [limit for limit in caller.limits if limit.scope.gateway in gateways and _is_for(limit, name)]
+        limits = [
+            limit
+            for limit in caller.limits
+            if limit.scope.gateway in gateways and (limit.scope.model is None or _fits(limit.scope.model, name))
+        ]
         if not limits:
             return
         model = self._catalog.described(name) if name else Model()
@@ -110,9 +114,8 @@ def _name(codec: Codec) -> str | None:
     return outbound.target or outbound.model
 
 
-def _is_for(limit: Limit, model: str | None) -> bool:
-    pattern = limit.scope.model
-    return pattern is None or (model is not None and matches((pattern,), model))
+def _fits(pattern: str, model: str | None) -> bool:
+    return model is not None and matches((pattern,), model)
 
 
 def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequence[Limit]:

@@ -181,7 +181,7 @@ async def test_a_value_of_a_wrong_kind_does_not_keep_others_waiting(database: Da
 async def test_what_is_no_row_does_not_keep_others_waiting(database: Database, tmp_path: Path) -> None:
     rows = [make_row(), make_row()]
     async with shipping(database, tmp_path) as (journal, shipper):
-        for row in (rows[0], make_row()._replace(created_at="no moment"), make_row()._replace(id="no id"), rows[1]):
+        for row in (rows[0], make_row()._replace(created_at="no moment"), make_row()._replace(status="no"), rows[1]):
             journal.final(row)
         await eventually(lambda: shipper.pending == 0)
     assert shipper.lost == 2
