@@ -112,7 +112,7 @@ def _shipper(settings: Settings, database: Database, journal: Journal, store: Me
     ship = partial(Shipper, database, journal, settings.usage, settings.timezone, settle=partial(settle_left, store))
     if isinstance(store, MemoryStore):
         return ship()
-    shipper = ship(adopted=store.adopted)
+    shipper = ship(settled=store.paid, adopted=store.adopted)
     store.follow(lambda: shipper.waiting_since)
     return shipper
 
