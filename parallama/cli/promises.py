@@ -138,7 +138,7 @@ async def _left(ctx: Context) -> Mapping[str, int]:
     async with redis_store(ctx) as store:
         found = {} if store is None else await store.left()
     here = {one.name for one in (ctx.state / "journal").glob("*")}
-    return {name: count for name, count in found.items() if name not in here}
+    return {name: count for name, count in found.items() if count and name not in here}
 
 
 @asynccontextmanager

@@ -61,8 +61,8 @@ class Session:
         """What this process has reserved."""
         self.debts = Debts(self._send, self._outcome)
         """What Redis has not acknowledged yet."""
-        self.waiting_since: Callable[[], float | None] = lambda: None
-        """As Shipper says: what has ended before is in the database."""
+        self.waiting_since: Callable[[], float | None] | None = None
+        """As Shipper says; None: this process never has rows."""
         self._server, self._now, self._terms = options_of(url), now, terms
         self._key, self._instance = f"{prefix}:{{ledger}}:epoch", instance
         self._windows = Windows(zone)
@@ -154,7 +154,7 @@ class Session:
             self._wake.clear()
 
     async def _join(self) -> None:
-        _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s, self._rows()))
+        _, epoch, wait_ms = await self._ask("open", (uuid4().hex, self._terms.joining_s, *self._rows()))
         if self._epoch not in ("", epoch.decode()):
             _log.warning("Redis has lost what was counted: it is summed anew")
         self._epoch, self._opens_at = epoch.decode(), time.monotonic() + wait_ms / 1000
@@ -172,7 +172,7 @@ class Session:
             return
         began = time.monotonic()
         try:
-            _, lapsed, here = await self._ask("alive", (self._rows(),))
+            _, lapsed, here = await self._ask("alive", self._rows())
         except Uncountable:  # of another epoch: this process joins it now
             return await self._join()
         self._heard = time.monotonic(), here
@@ -183,18 +183,20 @@ class Session:
 
     async def _leave(self) -> None:
         """Nobody waits for rows of this process, if there are none to come."""
-        self._leaving = self.waiting_since() is None
+        self._leaving = self.waiting_since is None or self.waiting_since() is None
         if self._leaving:
             with suppress(Unavailable, Uncountable, TimeoutError):
                 await self._ask("complete", (self._instance,))
 
-    def _rows(self) -> Word:
-        """Until when what was settled is in the database; nothing: until Redis reads it. What was settled before an
-        answer of Redis came has ended before."""
+    def _rows(self) -> Sequence[Word]:
+        """Until when what was settled is in the database; an empty word: until Redis reads it. What was settled there
+        before an answer came has ended before that."""
+        if self.waiting_since is None:
+            return ()
         since, (at, here) = self.waiting_since(), self._heard
         if since is None or since >= at:
             self._shipped = here
-        return "" if since is None else self._shipped
+        return ("" if since is None else self._shipped,)
 
     # sent and understood
 

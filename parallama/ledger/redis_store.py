@@ -184,9 +184,11 @@ class RedisStore:
         return sum([released async for (released,) in self._pages("abandon", instance)])
 
     async def left(self) -> Mapping[str, int]:
-        """The processes that are no more and have something reserved, each with the number of its requests. Raises
-        Uncountable."""
-        return Tally([name.decode() async for names in self._pages("left") for name in names])
+        """The processes that are no more and have something reserved, each with the number of its requests, and with 0
+        those whose rows are missed. Raises Uncountable."""
+        _, *missed = await self._session.ask("missed")
+        holding = Tally([name.decode() async for names in self._pages("left") for name in names])
+        return {name.decode(): 0 for name in missed} | holding
 
     async def _pages(self, operation: str, *words: Word) -> AsyncIterator[Reply]:
         """What is answered from cursor to cursor. Raises Uncountable, and ValueError where nothing is done."""

@@ -36,28 +36,35 @@ async def die(server: RedisServer, start: Start, name: str) -> None:
     server.say("DEL", f"parallama:{{ledger}}:alive:{name}")
 
 
+def tells(server: RedisServer) -> bool:
+    """Whether some process says how far its rows are."""
+    return server.say("ZCARD", ROWS) != b":0\r\n"
+
+
 async def test_who_is_alone_waits_for_nobody(start: Start) -> None:
     store = await start()
     store.follow(lambda: 0.0)
     assert await store.shipped()
 
 
-async def test_who_has_nothing_to_ship_says_so(start: Start) -> None:
-    store = await start()
-    await start()
+async def test_who_has_nothing_to_ship_says_so(server: RedisServer, start: Start) -> None:
+    store, other = await start(), await start()
+    other.follow(lambda: None)
+    await eventually(lambda: tells(server))
     assert await store.shipped()
 
 
-async def test_who_ships_while_more_ends_says_how_far_it_is(start: Start) -> None:
+async def test_who_ships_while_more_ends_says_how_far_it_is(server: RedisServer, start: Start) -> None:
     store, busy = await start(), await start()
     busy.follow(time.monotonic)
-
+    await eventually(lambda: tells(server))
     await eventually(store.shipped)
 
 
-async def test_who_cannot_ship_is_not_waited_for_long(start: Start) -> None:
+async def test_who_cannot_ship_is_not_waited_for_long(server: RedisServer, start: Start) -> None:
     store, other = await start(), await start()
-    assert await store.shipped()
+    other.follow(lambda: None)
+    await eventually(lambda: tells(server))
     since = time.monotonic()
     other.follow(lambda: since)
     for _ in range(2):
@@ -80,14 +87,25 @@ async def test_rows_of_who_is_dead_are_missed_until_its_journal_is_taken_over(
 async def test_rows_of_who_is_given_up_are_not_missed(server: RedisServer, start: Start) -> None:
     store = await start()
     await die(server, start, "other")
+    assert await store.left() == {"other": 0}
     await store.abandon("other")
+    assert await store.left() == {}
     assert await store.shipped()
 
 
+async def test_who_never_has_rows_is_not_waited_for(server: RedisServer, start: Start) -> None:
+    await start(instance="other")
+    server.say("DEL", "parallama:{ledger}:alive:other")
+    assert await (await start()).shipped()
+    assert not tells(server)
+
+
 async def test_of_who_leaves_in_order_nothing_is_missed(server: RedisServer) -> None:
-    async with RedisStore(server.url, ZONE, instance="other", terms=PATIENT).running():
-        assert server.say("ZCARD", ROWS) == b":1\r\n"
-    assert server.say("ZCARD", ROWS) == b":0\r\n"
+    store = RedisStore(server.url, ZONE, instance="other", terms=PATIENT)
+    store.follow(lambda: None)
+    async with store.running():
+        assert tells(server)
+    assert not tells(server)
 
 
 async def test_rows_that_are_missed_are_not_waited_for_longer_than_a_day(server: RedisServer, start: Start) -> None:

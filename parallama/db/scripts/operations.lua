@@ -142,14 +142,28 @@ local function left()
   return answer
 end
 
--- Until when what the process has settled here is in the database; '': until now.
+-- Until when what the process has settled here is in the database; '': until now. Without it: it never has rows.
 local function alive()
+  local word = take()
   local lapsed = 1 - call('EXISTS', base .. 'alive:' .. instance)
   call('SET', base .. 'alive:' .. instance, '', 'EX', ALIVE_S)
-  call('ZADD', rows, math.max(number() or here, here - DAY_S / 2), instance) -- one that is alive is never given up
-  call('EXPIRE', rows, DAY_S)
+  if word then
+    call('ZADD', rows, math.max(tonumber(word) or here, here - DAY_S / 2), instance) -- never given up while alive
+    call('EXPIRE', rows, DAY_S)
+  end
   call('EXPIRE', KEYS[1], EPOCH_S)
   return { 'ok', lapsed, string.format('%.17g', here) }
+end
+
+-- The processes that are no more and whose rows are missed.
+local function missed()
+  local answer = { 'ok' }
+  for _, name in ipairs(call('ZRANGE', rows, 0, -1)) do
+    if call('EXISTS', base .. 'alive:' .. name) == 0 then
+      answer[#answer + 1] = name
+    end
+  end
+  return answer
 end
 
 -- A process whose rows are all in the database.
@@ -209,6 +223,7 @@ local operations = {
   left = left,
   alive = alive,
   complete = complete,
+  missed = missed,
   shipped = shipped,
 }
 return operations[operation]()
