@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from calling import Clock, Present, auth, bearer, process, token_of, until, without_waiting, write
@@ -15,6 +16,7 @@ from parallama.identity.api_keys import ApiKeys
 from parallama.identity.assignments import Assignments
 from parallama.identity.callers import Callers
 from parallama.identity.limits import Limits
+from parallama.identity.roles import Roles
 from parallama.identity.terms import Subject
 from parallama.identity.users import Users
 from parallama.limits import Limit, Meter, Period, Scope
@@ -124,6 +126,23 @@ async def test_the_limits_of_a_role_change_when_it_expires(database: Database, a
         assert told(await callers.identify(bearer(alice))) == {("user", 5)}
         clock.ahead_s = 3601
         assert told(without_waiting(callers, alice)) == {("user", 1)}
+
+
+async def test_who_loses_limits_with_a_role_that_expires_is_told_of_once(database: Database, alice: str) -> None:
+    clock, lapsed = Clock(), list[UUID]()
+    callers = Callers(database, auth(), Present(), now=clock.now, on_lapse=lapsed.append)
+    await limit(database, 5, role="premium")
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    await Assignments(database).assign("alice", "premium", expires_at=ends)
+    await Roles(database).create("viewer")
+    await Assignments(database).assign("alice", "viewer", expires_at=ends + timedelta(hours=1))
+    caller = await callers.identify(bearer(alice))
+    told_of = []
+    for hours in (0, 2, 0, 2):
+        clock.ahead_s += hours * 3600
+        await callers.identify(bearer(alice))
+        told_of.append(len(lapsed))
+    assert (told_of, lapsed) == ([0, 1, 1, 1], [caller.user_id])
 
 
 async def test_limits_go_with_whom_they_were_of(database: Database, alice: str) -> None:
