@@ -90,9 +90,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     traffic = Traffic()
     database = Database(database_url, settings.database)
     plugins = Plugins.load()
-    families = plugins.families(settings.gateways)
-    for problem in plugins.problems:
-        _log.error("plugin not used", extra={"fields": {"problem": problem}})
+    families = _families(plugins, settings)
     following = Following(GatewayRecords(database), families)
 
     def on_change(kind: str, changed: str) -> None:
@@ -141,6 +139,14 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     of_gateways = gateway_metrics(families, metrics, traffic, ledger.books.settle)
     app[CONTROL] = control_app({"/status": status, "/gateways/metrics": of_gateways, "/ledger": _promises(ledger)})
     return app
+
+
+def _families(plugins: Plugins, settings: Settings) -> Families:
+    """Of all plugins that can be used. Raises ConfigError."""
+    families = plugins.families(settings.gateways)
+    for problem in plugins.problems:
+        _log.error("plugin not used", extra={"fields": {"problem": problem}})
+    return families
 
 
 def _ledger_operations(settings: Settings, database: Database, ledger: Ledger) -> Sequence[Operation]:

@@ -3,15 +3,18 @@ yet written down."""
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
 import pytest
-from journals import FAST, journal_in, left_behind, segment
+from journals import FAST, journal_in, left_behind, segment, shipping
 from redis_server import RedisServer
 from redis_stores import PATIENT, Start
 from running import eventually
 from store_rig import ZONE
+from usage_rows import make_row
 
 from parallama.db.pool import Database
 from parallama.ledger import redis_store
@@ -19,11 +22,6 @@ from parallama.ledger.redis_store import RedisStore
 from parallama.ledger.shipper import Shipper
 
 ROWS = "parallama:{ledger}:rows"
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_store, "_SHIPPED_S", 1.0)
 
 
 async def die(server: RedisServer, start: Start, name: str) -> None:
@@ -61,7 +59,10 @@ async def test_who_ships_while_more_ends_says_how_far_it_is(server: RedisServer,
     await eventually(store.shipped)
 
 
-async def test_who_cannot_ship_is_not_waited_for_long(server: RedisServer, start: Start) -> None:
+async def test_who_cannot_ship_is_not_waited_for_long(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "_SHIPPED_S", 1.0)
     store, other = await start(), await start()
     other.follow(lambda: None)
     await eventually(lambda: tells(server))
@@ -123,3 +124,23 @@ async def test_who_takes_over_a_journal_tells_whose_it_was(database: Database, t
         async with Shipper(database, journal, FAST, "UTC", adopted=told.append).running() as shipper:
             await shipper.caught_up()
     assert told == ["other"]
+
+
+async def test_rows_that_the_disk_has_not_taken_are_missing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shipping(database, tmp_path) as (journal, shipper):
+        assert shipper.waiting_since is None
+        ended = time.monotonic()
+        with monkeypatch.context() as disk:
+            disk.setattr(journal.segments, "append", full)
+            journal.final(make_row())
+            for _ in range(2):
+                await shipper.caught_up()
+                assert shipper.waiting_since is not None
+                assert shipper.waiting_since <= ended
+        await eventually(lambda: shipper.waiting_since is None)
+
+
+def full(*_record: object, **_more: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
