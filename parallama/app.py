@@ -114,7 +114,7 @@ def build_app(settings: Settings, database_url: str, state_directory: Path) -> w
     relay = Relay(pool, ledger.books, ledger.admission, stalls, heartbeats, settings, metrics)
 
     app = web.Application(middlewares=[answer_edges(ids, networks(settings.server.trusted_proxies))])
-    app[READINESS] = readiness = state.Readiness(listener, ledger.journal)
+    app[READINESS] = readiness = state.Readiness(listener, ledger.journal, ledger.store)
     app.on_response_prepare.append(put_headers(stalls, lambda: readiness.draining))
     cors.allow(app, settings.server.cors_origins)
     app[POOL], app[METRICS], app[SHIPPER], app[BOOKS] = pool, metrics, ledger.shipper, ledger.books

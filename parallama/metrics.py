@@ -105,6 +105,7 @@ class Metrics:
         self.ledger_leaked = gauge("parallama_ledger_leaked", "Reservations and leases found held for nobody.")
         self.redis_up = gauge("parallama_redis_up", "1: Redis answers; 0 too where there is none.")
         self.redis_owed = gauge("parallama_redis_owed", "Settlements that Redis has not acknowledged.")
+        self.redis_lost = gauge("parallama_redis_lost", "Settlements that were given up, as too many waited.")
         self.database_up = gauge("parallama_database_up", "1: the database answers.")
         self.database_connections = gauge(
             "parallama_database_connections", "Connections of the pool, by state.", ("state",)

@@ -59,7 +59,7 @@ class Overview:
     gateways: Mapping[str, GatewayOverview]
 
 
-Reason = Literal["draining", "database", "journal"]
+Reason = Literal["draining", "database", "redis", "journal"]
 NodeState = Literal["operational", "degraded", "down"]
 
 
@@ -107,10 +107,11 @@ class NotReady:
 
 
 class Readiness:
-    """Whether this process takes work: the database answers, the journal takes entries, nobody has asked it to stop."""
+    """Whether this process takes work: the database answers, and so does Redis where limits are counted there, the
+    journal takes entries, nobody has asked it to stop."""
 
-    def __init__(self, listener: Listener, journal: Journal) -> None:
-        self._listener, self._journal = listener, journal
+    def __init__(self, listener: Listener, journal: Journal, store: MemoryStore | RedisStore) -> None:
+        self._listener, self._journal, self._store = listener, journal, store
         self.draining = False
         self.over = False
         """Whether the time to drain is up, so that what still runs is cut off."""
@@ -119,7 +120,8 @@ class Readiness:
         """Why it is not ready; empty when it is."""
         reasons: list[Reason] = ["draining"] if self.draining else []
         reasons += ["journal"] if self._journal.full else []
-        return reasons if self._listener.lost_since is None else [*reasons, "database"]
+        reasons += ["database"] if self._listener.lost_since is not None else []
+        return reasons if isinstance(self._store, MemoryStore) or self._store.answers else [*reasons, "redis"]
 
 
 def root(families: Families) -> Handler:
@@ -206,7 +208,8 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 def readyz(readiness: Readiness) -> Handler:
-    """`GET /readyz`: 200, or 503 while draining, while the database does not answer or the journal takes nothing."""
+    """`GET /readyz`: 200, or 503 while draining, while the database or Redis does not answer or the journal takes
+    nothing."""
 
     async def readyz(_request: web.Request) -> web.Response:
         if reasons := readiness.reasons():
@@ -238,6 +241,7 @@ def metrics(
         if not isinstance(store, MemoryStore):
             instruments.redis_up.set(store.answers)
             instruments.redis_owed.set(store.owed)
+            instruments.redis_lost.set(store.lost)
         instruments.database_up.set(listener.lost_since is None)
         size, idle = database.size()
         instruments.database_connections.labels("busy").set(size - idle)

@@ -96,5 +96,32 @@ async def test_without_redis_a_closed_limit_refuses_and_is_kept_when_it_is_back(
         await exactly_the_limit(http, [elsewhere], here.admin_key, node)
 
 
+async def test_readiness_and_metrics_tell_that_redis_is_gone(two: Two) -> None:
+    redis, here, _, _ = two
+    async with aiohttp.ClientSession() as http:
+
+        async def ready() -> tuple[int, Any]:
+            async with http.get(f"{here.url}/readyz") as answer:
+                return answer.status, (await answer.json()).get("reasons")
+
+        async def told(status: int, reasons: list[str] | None) -> bool:
+            return await ready() == (status, reasons)
+
+        async def up() -> str:
+            headers = {"Authorization": f"Bearer {here.admin_key}"}
+            async with http.get(f"{here.url}/metrics", headers=headers) as answer:
+                return next(
+                    line for line in (await answer.text()).splitlines() if line.startswith("parallama_redis_up")
+                )
+
+        await eventually(lambda: told(200, None))
+        redis.kill()
+        await eventually(lambda: told(503, ["redis"]))
+        assert await up() == "parallama_redis_up 0.0"
+        redis.start()
+        await eventually(lambda: told(200, None))
+        assert await up() == "parallama_redis_up 1.0"
+
+
 async def _is(status: int, http: aiohttp.ClientSession, url: str, key: str) -> bool:
     return await ask(http, url, key) == status
