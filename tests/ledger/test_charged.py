@@ -66,7 +66,7 @@ async def test_the_row_that_a_killed_process_never_wrote_has_it_too(database: Da
 async def test_what_is_seeded_is_what_was_counted(
     database_url: str, node: FakeOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("parallama.app.MemoryStore", AnHourAhead)
+    monkeypatch.setattr("parallama.bookkeeping.MemoryStore", AnHourAhead)
     body: dict[str, Any] = {"model": MODEL, "prompt": "one two three", "stream": False}
     async with running_gateway(database_url, node.url) as gateway:
         made = [
