@@ -8,9 +8,11 @@ the disk itself within `sync_ms`, so that a power cut loses no more than that.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
+import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -39,6 +41,8 @@ _MOST_TIMES = 2
 """The quota, beyond which refusals are counted only: clients that try again and again must not fill the disk."""
 _SYNC_S = 10.0
 """Longest wait for the disk."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger("parallama.usage")
 
@@ -80,7 +84,7 @@ class Journal:
         self._progress_at = 0.0
         self._trouble: str | None = None
         self._homeless = False
-        """Whether the directory was removed, and cannot be made again."""
+        """Whether there is no directory, and none can be made now."""
 
     @property
     def full(self) -> bool:
@@ -138,11 +142,15 @@ class Journal:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Journal]:
         """Make the directory and hold its lock during the block. Afterwards what was written is on the disk; if all of
-        it was read, the directory is gone. Raises ConfigError when it cannot be made."""
+        it was read, the directory is gone. Raises ConfigError when it cannot be made, unless the disk is full: what
+        others have left there is shipped nevertheless, which may be what it is full of."""
         try:
             await asyncio.to_thread(self._begin)
         except OSError as error:
-            raise ConfigError(f"the journal cannot be written in {self.home.parent}: {error.strerror}") from error
+            if error.errno not in _FULL or not self.home.parent.is_dir():
+                raise ConfigError(f"the journal cannot be written in {self.home.parent}: {error.strerror}") from error
+            self._homeless = True
+            self._tell(f"the journal cannot be written: {error.strerror}")
         keeping = asyncio.get_running_loop().create_task(self._keep(), name="journal")
         try:
             yield self
@@ -165,23 +173,28 @@ class Journal:
         # under its name only when it is locked: nobody may take it for one that was left
         unlocked = self.home.with_name(f".{self.home.name}")
         unlocked.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(unlocked / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = -1
         try:
+            lock = os.open(unlocked / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.pwrite(lock, written(("", 0)), 0)
             unlocked.rename(self.home)
         except OSError:
-            os.close(lock)
+            if lock >= 0:
+                os.close(lock)
+            shutil.rmtree(unlocked, ignore_errors=True)
             raise
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = lock
 
     def _stay(self) -> None:
-        """When the directory, or the file that is written to, was removed or put elsewhere: make another."""
+        """When the directory, or the file that is written to, was removed or put elsewhere, or was never made: make
+        another."""
         if self.segments.in_place:
             self._homeless = False
             return
+        removed = self.segments.begun
         try:
             if not self.home.exists():
                 self._make_home()
@@ -191,7 +204,8 @@ class Journal:
             self._tell(f"the journal was removed, and cannot be made again: {error.strerror}")
         else:
             self._homeless = False
-            _log.error("the journal was removed, and is made again")
+            if removed:
+                _log.error("the journal was removed, and is made again")
 
     def _end(self) -> None:
         self.segments.close()
@@ -200,7 +214,8 @@ class Journal:
             (self.home / LOCK).unlink(missing_ok=True)
             with suppress(OSError):
                 self.home.rmdir()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def _opening(self) -> Iterator[bytes]:
         """What is known of the exchanges that are open, so that earlier segments are not needed for them."""

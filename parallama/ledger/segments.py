@@ -82,8 +82,15 @@ class Segments:
         return iter(tuple(self._all))
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a file that is written to."""
+        return self._file >= 0
+
+    @property
     def in_place(self) -> bool:
         """Whether the file that is written to still has its name: else nobody finds it after this process."""
+        if not self.begun:
+            return False
         with suppress(OSError):
             return os.path.samestat(os.stat(self._all[-1].path), os.fstat(self._file))
         return False
@@ -96,7 +103,7 @@ class Segments:
     def append(self, record: bytes, *, mark: bool = False) -> None:
         """Raises OSError when the disk does not take it whole, and leaves nothing of it. `mark`: whoever reads is to
         find it."""
-        if self._all[-1].size >= self._until:
+        if not self._all or self._all[-1].size >= self._until:
             self.begin()
         segment = self._all[-1]
         at = segment.size

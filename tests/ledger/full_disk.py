@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 from journals import admitted, journal_in, reached, rows_in
@@ -118,6 +118,28 @@ async def refusals_are_too_many_to_keep_but_what_was_admitted_is_kept(directory:
         assert rows_in(journal.home) == [*refused[:10], row]
 
 
+async def what_starts_on_it_begins_when_it_takes_something(directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    async with AsyncExitStack() as stack:
+        with files_of_at_most(100):
+            journal = await stack.enter_async_context(journal_in(directory))
+            assert journal.full
+            assert refuses(journal)
+            rows = end(journal)
+        await eventually(lambda: not journal.full)
+        assert not refuses(journal)
+        rows += end(journal)
+        assert rows_in(journal.home)[:-1] == rows
+    assert len([*directory.iterdir()]) == 1
+
+
+async def what_starts_and_stops_on_it_leaves_nothing(directory: Path) -> None:
+    with files_of_at_most(10):
+        async with journal_in(directory) as journal:
+            assert journal.full
+    assert [*directory.iterdir()] == []
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -127,6 +149,8 @@ CASES = {
         what_the_disk_takes_at_the_end_is_written_then,
         who_has_ended_is_open_until_the_disk_knows,
         refusals_are_too_many_to_keep_but_what_was_admitted_is_kept,
+        what_starts_on_it_begins_when_it_takes_something,
+        what_starts_and_stops_on_it_leaves_nothing,
     )
 }
 
