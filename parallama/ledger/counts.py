@@ -170,12 +170,6 @@ class Count:
         bucket.used += amount
         self.used += amount
 
-    def forget(self) -> None:
-        """Make what was used nothing."""
-        self.used = 0
-        for bucket in self._buckets:
-            bucket.used = 0
-
     def wait_s(self, amount: int, now: float) -> float:
         """Seconds until time has taken so much away; inf: never."""
         for bucket in self._buckets:

@@ -147,13 +147,6 @@ class MemoryStore:
         known = [limit for limit in limits if limit.counter not in unknown]
         return [count.standing(limit, now) for limit, count in self._look(known, now)]
 
-    def reset(self, counters: Collection[Counter]) -> None:
-        """As Store says."""
-        for counter in counters:
-            count = self._known(counter) or self._add(counter)
-            count.forget()
-            self._stale.discard(count)  # what it did not count is forgotten too
-
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
         now = self._now()

@@ -134,11 +134,6 @@ class RedisStore:
         figures = zip(limits, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True)
         return [standing(limit, (used, reserved, end)) for limit, known, used, reserved, end in figures if known]
 
-    def reset(self, counters: Collection[Counter]) -> None:
-        """As Store says. Redis is told until it acknowledges."""
-        words = [word for counter in counters for word in name(counter)]
-        self._session.owe(next(self._debts), "reset", [len(counters), *words], lambda _reply: None)
-
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says. Redis is told until it acknowledges."""
         words = ["all"] if subjects is None else [subject.hex for subject in subjects]

@@ -117,9 +117,6 @@ class Store(Protocol):
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """How they stand; counters that are not known are left out. Raises Uncountable."""
 
-    def reset(self, counters: Collection[Counter]) -> None:
-        """Forget what was used; what is reserved stays. A counter that was not known is empty then, and known."""
-
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """The limits of these users and keys have changed, None: of all, so that some of what they used may not have
         been counted. Their counters become unknown; one that requests have reserved in goes on, and does so once the

@@ -111,14 +111,6 @@ class ChangeSuite:
         await rig.seed(rule.counter, used=[(rig.clock.now, 7)], asked=asked)
         assert await rig.sums(rule) == (7, 0)
 
-    async def test_a_reset_is_not_undone_by_an_earlier_change(self, rig: Rig) -> None:
-        rule = limit(10)
-        id, _ = await rig.granted(rule)
-        await rig.forget(USER)
-        await rig.reset(rule)
-        await rig.settle(id)
-        assert await rig.sums(rule) == (1, 0)
-
     # comparing
 
     async def test_what_was_used_in_hours_days_and_months_is_told_of_all_that_are_known(self, rig: Rig) -> None:

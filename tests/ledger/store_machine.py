@@ -258,13 +258,6 @@ class StoreMachine(RuleBasedStateMachine):
                     entry.amount, entry.open = 0, False
 
     @rule(counter=st.sampled_from(COUNTERS))
-    def reset(self, counter: Counter) -> None:
-        self.run(self.it.reset(Limit(subject=counter.subject, scope=counter.scope, amount=1)))
-        for entry in self.entries[counter]:
-            if not entry.open:
-                entry.amount = 0
-
-    @rule(counter=st.sampled_from(COUNTERS))
     def seed_late(self, counter: Counter) -> None:
         """Of somebody who had to wait for the database."""
         self.run(self.it.seed(counter, used=self.rows(counter)))

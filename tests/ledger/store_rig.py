@@ -122,10 +122,6 @@ class Rig:
         self.store.seed({counter: list(used) for counter in counters}, asked)
         await self.applied()
 
-    async def reset(self, *limits: Limit) -> None:
-        self.store.reset([limit.counter for limit in limits])
-        await self.applied()
-
     async def forget(self, *subjects: UUID | None) -> None:
         """Those, or all for None."""
         self.store.forget([subject for subject in subjects if subject] or None)

@@ -1,4 +1,4 @@
-"""What every store of counts promises as time passes: windows, clocks that jump, seeds and resets."""
+"""What every store of counts promises as time passes: windows, clocks that jump, and seeds."""
 
 from __future__ import annotations
 
@@ -171,26 +171,6 @@ class WindowSuite:
         assert await rig.sums(rule) == (5, 1)
         await rig.seed(rule.counter, used=[(rig.clock.now, 5)])
         assert await rig.sums(rule) == (5, 1)
-
-    # by hand
-
-    async def test_a_reset_forgets_what_was_used_and_keeps_what_is_reserved(self, rig: Rig) -> None:
-        limits = [limit(100, Meter.OUTPUT_TOKENS, period) for period in (Period.MINUTE, Period.HOUR)]
-        await rig.used(limits, tokens(0, 30), Spent(0, 30))
-        id, _ = await rig.granted(limits, tokens(0, 70))
-        await rig.reset(*limits)
-        assert [await rig.sums(rule) for rule in limits] == [(0, 70), (0, 70)]
-        await rig.settle(id, Spent(0, 9))
-        assert [await rig.sums(rule) for rule in limits] == [(9, 0), (9, 0)]
-        rig.clock.now += HOUR_S
-        assert [await rig.sums(rule) for rule in limits] == [(0, 0), (0, 0)]
-
-    async def test_a_reset_of_what_nobody_knows_beats_a_seed_on_its_way(self, rig: Rig) -> None:
-        rule = limit(10)
-        assert isinstance(await rig.store.reserve(uuid4(), [rule], ONE), Unknown)
-        await rig.reset(rule)
-        await rig.seed(rule.counter, used=[(rig.clock.now, 10)])
-        assert await rig.sums(rule) == (0, 0)
 
     async def test_a_grant_says_how_every_limit_stands_with_its_part(self, rig: Rig) -> None:
         hour, minute, slots = (

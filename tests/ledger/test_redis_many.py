@@ -103,7 +103,7 @@ async def test_every_key_has_the_tag_and_an_end(server: RedisServer, start: Star
     minute, month = limit(9, period=Period.MINUTE), limit(9, period=Period.MONTH)
     await rig.granted([minute, month, DAY, SLOTS])
     await rig.used([minute, month, DAY, SLOTS])
-    await rig.reset(limit(9, subject=uuid4()), minute)
+    await rig.seed(limit(9, subject=uuid4()).counter)
     store.forget(None)
     await store.paid()
     await store.counts()

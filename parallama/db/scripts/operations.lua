@@ -1,4 +1,4 @@
--- What is done to counters by hand, what processes say of themselves, and which operation was asked for.
+-- What is done to counters beside requests, what processes say of themselves, and which operation was asked for.
 
 local function know(count)
   call('HSET', count.key, 'known', changed(count.name))
@@ -51,21 +51,6 @@ local function standings()
     add_standing(answer, count)
   end
   return answer
-end
-
-local function reset()
-  local _, failed = read(function(count)
-    if count.period ~= 'now' then
-      for id = count.first, count.last do
-        call('HSET', count.key, 'u' .. id, 0)
-      end
-      count.used = 0
-      save(count)
-      know(count)
-    end
-    count.known = true
-  end)
-  return failed or { 'ok' }
 end
 
 -- counters with what is to be added to what was used, and how much of that is left at least
@@ -215,7 +200,6 @@ local operations = {
   register = register,
   seed = seed,
   standings = standings,
-  reset = reset,
   correct = correct,
   change = change,
   names = names,
