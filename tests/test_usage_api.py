@@ -108,6 +108,17 @@ async def test_a_gateway_with_a_limit_is_told_of_before_it_is_used(api: Api) -> 
     assert shown == {"gateways": {"ollama": {"today": {**NONE, "remaining_requests": 7}, "current_hour": NONE}}}
 
 
+async def test_a_limit_of_all_gateways_is_told_of_each_that_the_user_may_use(api: Api) -> None:
+    key = await api.user("eve")
+    await limited(api, "eve", "requests", "day", 7)
+    left = {"today": {**NONE, "remaining_requests": 7}, "current_hour": NONE}
+    assert await api.done("GET", "/me/usage", key=key) == {"gateways": {"ollama": left}}
+    await api.done("POST", "users/eve/roles", {"role": "premium"})
+    shown = await api.done("GET", "usage?user=eve")
+    assert shown["gateways"]["ollama"] == shown["gateways"]["openai"] == left
+    assert await api.done("GET", "usage?user=eve&gateway=ollama") == {"gateways": {"ollama": left}}
+
+
 async def test_what_was_used_and_what_remains_are_the_limit(api: Api) -> None:
     key = await api.user("ref")
     nothing = {"prompt_tokens": None, "output_tokens": None}

@@ -27,7 +27,7 @@ from parallama.ledger.reports import GROUPS, SUMS, Group, Place, ReportLine, Rep
 from parallama.ledger.seeds import Seeds
 from parallama.ledger.usage import FIELDS, Left, UsageNow, UsageReports, UsageRow
 from parallama.ledger.windows import window
-from parallama.limits import Counter, Period
+from parallama.limits import EVERY, Counter, Period
 
 _OTHERS = needs_any("manage_users", "view_metrics")
 _JSON, _CSV = "application/json", "text/csv"
@@ -156,7 +156,10 @@ class _Usage:
         return await self._of(_own(call))
 
     async def _of(self, user_id: UUID, gateway: str | None = None) -> UsageNow:
-        return await self._usage.show(Which(user_id=user_id), await self._left(user_id), gateway)
+        left = await self._left(user_id)
+        together = gateway is None and any(scope.gateway == EVERY for scope in left)
+        every = await Limits(self._database).gateways(user_id) if together else ()
+        return await self._usage.show(Which(user_id=user_id), left, gateway, every=every)
 
     async def _left(self, user_id: UUID) -> Left:
         """What the user's limits leave; none is below 0."""

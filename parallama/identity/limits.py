@@ -6,7 +6,7 @@ its actor in the audit trail. Nothing is counted here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from uuid import UUID
 from parallama.db.pool import Database, Row, plain
 from parallama.db.query import load
 from parallama.errors import Conflict, Invalid, NotFound, Outdated
+from parallama.exchange import holds
 from parallama.identity import grants
 from parallama.identity.actor import SERVER, Actor
 from parallama.identity.roles import located_role
@@ -32,7 +33,7 @@ from parallama.identity.terms import (
     kept,
     told,
 )
-from parallama.identity.users import located, require_over
+from parallama.identity.users import held, located, require_over
 from parallama.limits import EVERY, Counter, Limit, Scope, of_user, template
 
 if TYPE_CHECKING:
@@ -157,6 +158,12 @@ class Limits:
         counters = {limit.counter for limit in found}
         records = [_record(row) for row in rows if Counter(plain(row["holder"]), _record(row).scope) in counters]
         return [record for record in records if gateway is None or record.gateway in (gateway, EVERY)]
+
+    async def gateways(self, user_id: UUID) -> Sequence[str]:
+        """Those that the user may use now."""
+        async with self._database.connection() as one:
+            may = await held(one, user_id, self._now())
+            return [name for name in await _families(one) if may.admin or holds(may.permissions, f"use_{name}")]
 
     async def _in_force(self, one: Connection, holder: _Holder) -> tuple[Limit, ...]:
         if holder.role_id is not None:

@@ -6,7 +6,7 @@ in UTC, UUIDs as text, milliseconds to three decimals, None where unknown.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
@@ -97,7 +97,8 @@ class UsageNow:
     """What was used now."""
 
     gateways: Mapping[str, Times]
-    """By name: those used today, and those that have limits of their own."""
+    """By name: those used today, those that have limits of their own, and all that the user may use if limits are of
+    all together."""
 
 
 class UsageReports:
@@ -109,13 +110,21 @@ class UsageReports:
         self._timezone = ZoneInfo(timezone)
 
     async def show(
-        self, whose: Which, left: Left | None = None, gateway: str | None = None, *, now: datetime | None = None
+        self,
+        whose: Which,
+        left: Left | None = None,
+        gateway: str | None = None,
+        *,
+        every: Collection[str] = (),
+        now: datetime | None = None,
     ) -> UsageNow:
-        """Today and the current hour of every gateway used today or in `left`, or of `gateway`."""
+        """Today and the current hour of every gateway used today or in `left`, where `*` stands for `every`, or of
+        `gateway`."""
         left = left or {}
         day, hour, until = _now(self._timezone, now)
         rows = await self._database.fetch(_queries.totals, whose.user_id, whose.user, gateway, day, hour, until)
-        named = {scope.gateway for scope in left} - {EVERY} if gateway is None else {gateway}
+        named = {scope.gateway for scope in left} if gateway is None else {gateway}
+        named = named - {EVERY} | set(every) if EVERY in named else named
         found = dict.fromkeys(sorted(named), (0, 0, 0, 0)) | {name: tuple(counts) for name, *counts in rows}
         return UsageNow({name: _times(*counts, left=_left(left, name)) for name, counts in found.items()})
 
