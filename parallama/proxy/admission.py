@@ -60,7 +60,6 @@ class Admission:
         grant = await self._grant(exchange, limits, cost)
         exchange.quotas = _quotas(grant.standings)
         exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
-        self._warnings.look(grant.standings)
         exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:
             sent = bounded(codec.outbounds, cost, grant.output)
@@ -80,6 +79,7 @@ class Admission:
     async def _grant(self, exchange: Exchange, limits: Sequence[Limit], cost: Cost) -> Grant:
         asked_at = time.time()  # no later than the counts were looked at, whose windows end with a whole second
         outcome = await self._reserve(exchange.id, limits, cost)
+        self._warnings.look(outcome.standings)
         if isinstance(outcome, Refusal):
             exchange.quotas = _quotas(outcome.standings)
             self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()

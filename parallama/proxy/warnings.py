@@ -28,11 +28,11 @@ class Warnings:
         """Until when, in Unix seconds."""
 
     def look(self, standings: Iterable[Standing]) -> None:
-        """Warn of what a request has found."""
+        """Warn of what a request has found, be it let in or not. Of a limit of 0 nothing is used."""
         for standing in standings:
             # a request under way costs just one; of tokens it may cost far less than it has reserved
             taken = standing.used + (standing.reserved if standing.limit.scope.meter is Meter.REQUESTS else 0)
-            if taken * 5 >= standing.limit.amount * 4:
+            if standing.limit.amount and taken * 5 >= standing.limit.amount * 4:
                 self._warn(standing)
 
     def _warn(self, standing: Standing) -> None:

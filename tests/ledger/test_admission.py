@@ -293,3 +293,21 @@ async def test_four_fifths_are_said_once(
     assert await metric(gateway, "parallama_limit_warnings_total") == before + 1
     said = [record for record in caplog.records if "four fifths" in record.getMessage()]
     assert len(said) == 1
+
+
+async def test_a_limit_that_one_answer_has_used_up_is_said_too(
+    gateway: RunningGateway, person: Person, node: FakeOllama
+) -> None:
+    await person.limit("output_tokens", 5)
+    before = await metric(gateway, "parallama_limit_warnings_total")
+    assert (await person.ask()).json()["done_reason"] == "length"
+    assert await metric(gateway, "parallama_limit_warnings_total") == before
+    assert (await person.ask()).status == 429
+    assert await metric(gateway, "parallama_limit_warnings_total") == before + 1
+
+
+async def test_nothing_is_said_of_a_limit_of_0(gateway: RunningGateway, person: Person) -> None:
+    await person.limit("requests", 0)
+    before = await metric(gateway, "parallama_limit_warnings_total")
+    assert (await person.ask()).status == 429
+    assert await metric(gateway, "parallama_limit_warnings_total") == before
