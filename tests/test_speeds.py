@@ -84,3 +84,10 @@ def test_the_output_of_a_model_whose_speed_is_unknown_is_unknown() -> None:
     speeds = Speeds(Catalog(), otherwise=4096)
     speeds.learn_from(exchange(usage=Usage(output_tokens=100)), 1.0)  # an estimate teaches nothing
     assert cut(speeds, asks(), 2.0) == (5, None, False)
+
+
+def test_under_a_limit_a_model_whose_speed_is_unknown_is_not_free() -> None:
+    speeds = Speeds(Catalog(), otherwise=4096)
+    assert cut(speeds, asks(), 2.0, output_bound=4096) == (5, 200, False)
+    assert cut(speeds, asks(), 2.0, output_bound=30) == (5, 30, False)
+    assert cut(speeds, asks(stream=True), 2.0, output_bound=30) == (5, None, False)

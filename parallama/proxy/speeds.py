@@ -24,6 +24,9 @@ _COUNTED = 31
 _FEWEST_TOKENS = 8
 """A shorter answer says little: it took its time for other things."""
 _MODELS = 256
+_ASSUMED = 100.0
+"""Tokens a second of a model whose speed is not known, where a limit counts them: who always leaves before the end
+would use it for nothing. Fast for most machines, so that nobody gains by it."""
 
 
 class Speeds:
@@ -62,10 +65,13 @@ class Speeds:
         exchange.usage = Usage(prompt_tokens=prompt, output_tokens=output)
 
     def _generated(self, exchange: Exchange, outbounds: Sequence[Outbound], asked_s: float) -> int | None:
-        if not exchange.model or not (speeds := self._speeds.get(canonical(exchange.model))):
+        if not exchange.model:
+            return None
+        speeds = self._speeds.get(canonical(exchange.model))
+        if not speeds and exchange.output_bound is None:
             return None
         most = likely_output(outbounds, self._catalog.described(exchange.model), self._otherwise)
-        return min(most, round(median(speeds) * asked_s))
+        return min(most, round((median(speeds) if speeds else _ASSUMED) * asked_s))
 
 
 def _streams(outbounds: Sequence[Outbound]) -> bool:
