@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from asking import CHAT, EMBED, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
+from asking import CHAT, EMBED, MODEL, STREAMS, UNARY, Gate, ask, asked, at_rest, bearer, metric, node_path, under_way
 from kept_gateway import ALONE, in_one_loop
 from kept_gateway import alone as alone
 from kept_gateway import gateway as gateway
@@ -83,6 +83,19 @@ async def test_leaving_before_the_nodes_head_frees_the_node(
         row = await freed(gateway, seen)
     assert (row["prompt_tokens"] >= 1, row["output_tokens"], row["estimated"]) == (True, None, True)
     assert (row["streamed"], row["response_bytes"], row["ttft_ms"]) == (False, 0, None)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_leaves_pays_for_no_more_of_a_prompt_than_the_context_holds(
+    gateway: RunningGateway, node: FakeOllama, stream: bool
+) -> None:
+    node.cue(Answer(hold_head=Gate()))
+    body = {"model": MODEL, "prompt": "word " * 4000, "stream": stream, "options": {"num_ctx": 512}}
+    async with asked(gateway, "/api/generate", body) as client:
+        seen = await node.request_for("/api/generate")
+        close(client)
+        row = await freed(gateway, seen)
+    assert (row["prompt_tokens"], row["estimated"]) == (512, True)
 
 
 @WAYS

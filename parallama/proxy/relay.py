@@ -13,9 +13,11 @@ from aiohttp import web
 
 from parallama.config import Settings
 from parallama.errors import ClientLeft, NotFound, TimedOut
-from parallama.exchange import Caller, Exchange, checked
+from parallama.exchange import Caller, Exchange, Usage, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
+from parallama.gateway.described import Model
 from parallama.gateway.families import Mounted, Serving
+from parallama.ledger.bounds import held
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.proxy.admission import Admission
@@ -92,7 +94,7 @@ class Relay:
         if codec.outbounds:
             self._books.admit(exchange, lambda: codec.usage)
             await self._admission.admit(exchange, caller, route.use, codec)
-        account = partial(self._account, exchange, codec)
+        account = partial(self._account, exchange, route.use, codec)
         entries = _Entries(self._books, exchange, account)
         cut = False
         try:
@@ -104,6 +106,7 @@ class Relay:
             account()
             if cut:
                 self._speeds.estimate(exchange, route.use, codec.outbounds, entries.asked_s)
+                exchange.usage = self._held(exchange.usage, route.use, codec)
         self._learn(exchange, route.use, codec, entries.asked_s)
         return answer.response
 
@@ -116,14 +119,18 @@ class Relay:
         if use is Use.MANAGE:
             self._pool.changed()
 
-    def _account(self, exchange: Exchange, codec: Codec) -> None:
+    def _account(self, exchange: Exchange, use: Use, codec: Codec) -> None:
         """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
         try:
             usage, full = checked(codec.usage), codec.context_full
-            exchange.usage = told_once(usage, codec.outbounds, self._pool.catalog)
+            exchange.usage = self._held(told_once(usage, codec.outbounds, self._pool.catalog), use, codec)
             exchange.context_full = None if full is None else bool(full)
         except Exception:  # noqa: BLE001 - the same edge as around the handlers
             _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})
+
+    def _held(self, usage: Usage, use: Use, codec: Codec) -> Usage:
+        name = next((outbound.target or outbound.model for outbound in codec.outbounds), None)
+        return held(usage, codec.outbounds, use, self._pool.catalog.described(name) if name else Model())
 
     def _opened(self, route: Route, inbound: Inbound) -> Codec:
         """The codec of an exchange. Raises ApiError."""
