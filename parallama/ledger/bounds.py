@@ -80,8 +80,8 @@ def bound(
 
 
 def held(usage: Usage, outbounds: Sequence[Outbound], use: Use, model: Model) -> Usage:
-    """`usage` of `outbounds`, all of them of `model`, with no more of an estimated prompt than a node can read: it cuts off
-    what its context does not hold."""
+    """`usage` of `outbounds`, all of them of `model`, with no more of an estimated prompt than a node can read: it cuts
+    off what its context does not hold."""
     tokens = usage.prompt_tokens
     if usage.final or tokens is None:
         return usage
