@@ -61,9 +61,9 @@ async def test_while_it_hangs_who_is_known_is_served_and_counted(
         for crowd in (load.closed, load.open):
             await load.served(crowd)
         postgres_of_its_own.go_on()
-    if counted_in == "memory":  # a slow machine may be too slow for Redis
+    if counted_in == "memory":  # a slow machine may be too slow for Redis: then what is open is let through uncounted
         assert load.closed.refused == load.open.refused == {}
-    await load.all_is_well()
+    await load.all_is_well(uncounted=counted_in == "redis")
 
 
 async def test_when_it_is_killed_and_comes_back_all_rows_arrive(alone: Fleet, postgres_of_its_own: OwnPostgres) -> None:
