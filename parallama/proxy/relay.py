@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from parallama.config import Settings
 from parallama.errors import ClientLeft, NotFound, TimedOut
 from parallama.exchange import Caller, Exchange, Usage, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
+from parallama.gateway.counting import prompt_estimate
 from parallama.gateway.described import Model
 from parallama.gateway.families import Mounted, Serving
 from parallama.ledger.bounds import held
@@ -33,6 +35,7 @@ from parallama.proxy.resolve import admit, judge, limit, resolve
 from parallama.proxy.speeds import Speeds
 from parallama.proxy.stalls import Stalls
 from parallama.proxy.twice import told_once
+from parallama.quotas import TOKENS, tightest
 
 _error = logging.getLogger("parallama.error")
 
@@ -123,7 +126,8 @@ class Relay:
         """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
         try:
             usage, full = checked(codec.usage), codec.context_full
-            exchange.usage = self._held(told_once(usage, codec.outbounds, self._pool.catalog), use, codec)
+            usage = _with_prompt(told_once(usage, codec.outbounds, self._pool.catalog), exchange, codec)
+            exchange.usage = self._held(usage, use, codec)
             exchange.context_full = None if full is None else bool(full)
         except Exception:  # noqa: BLE001 - the same edge as around the handlers
             _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})
@@ -167,6 +171,15 @@ class Relay:
             exchange.end_user = str(codec.end_user)[:_LONGEST_END_USER]
         resolve(codec, serving.aliases, use)
         judge(codec.outbounds, self._pool.catalog, self._settings.models)
+
+
+def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:
+    """Where a limit counts tokens and the node has answered without saying how many the prompt had, as it does of
+    `/api/embeddings`: with an estimate, or it would cost nothing."""
+    if not usage.final or usage.prompt_tokens is not None or tightest(exchange.quotas, *TOKENS) is None:
+        return usage
+    tokens = sum(prompt_estimate(outbound.body) for outbound in codec.outbounds if outbound.body)
+    return replace(usage, prompt_tokens=tokens, final=False)
 
 
 class _Entries:

@@ -311,3 +311,21 @@ async def test_nothing_is_said_of_a_limit_of_0(gateway: RunningGateway, person: 
     before = await metric(gateway, "parallama_limit_warnings_total")
     assert (await person.ask()).status == 429
     assert await metric(gateway, "parallama_limit_warnings_total") == before
+
+
+@pytest.mark.parametrize("meter", ["prompt_tokens", "total_tokens"])
+async def test_embeddings_that_no_node_counts_are_not_free(person: Person, meter: str) -> None:
+    old = {"model": EMBED["model"], "prompt": "word " * 80}
+    assert (await person.ask(old, "/api/embeddings")).status == 200
+    await person.limit(meter, 550)
+    assert (await person.ask(old, "/api/embeddings")).status == 200
+    assert (await person.ask(old, "/api/embeddings")).status == 429
+    rows = await person.rows(3)
+    assert [(row["prompt_tokens"], row["estimated"]) for row in rows] == [(None, False), (100, True), (None, False)]
+
+
+async def test_the_loading_of_a_model_costs_no_tokens(person: Person) -> None:
+    await person.limit("total_tokens", 500)
+    assert (await person.ask({"model": MODEL}, "/api/generate")).status == 200
+    (row,) = await person.rows(1)
+    assert (row["prompt_tokens"] or 0) == 0
