@@ -205,6 +205,8 @@ class Exchange:
     """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
     charged_at: datetime | None = None
     """As UsageRecord has it."""
+    prompt_estimate: int | None = None
+    """Tokens that its prompts probably have; None: no limit concerns it."""
     output_bound: int | None = None
     """Most tokens that its answers may have together; None: no limit counts them."""
     closed: bool = False

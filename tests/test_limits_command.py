@@ -156,7 +156,7 @@ async def test_a_reset_leaves_what_the_roles_give(commands: Commands) -> None:
     assert "--to-default" in await wrong(commands, "limits", "reset", bob, "--to-default", "--model", "llama3")
     assert (await commands.done("limits", "reset", bob, "--to-default", stdin="n\n")).returncode == 1
     some = await commands.said("limits", "reset", bob, "--gateway", "openai", "--to-default", "--yes")
-    assert some == f"took away 1 limits of user {bob}\n"
+    assert some == f"limits of user {bob} taken away: 1\n"
     assert len(await commands.told("limits", "show", bob)) == 2
     await commands.said("limits", "reset", bob, "--to-default", "--yes")
     assert brief(await commands.told("limits", "show", bob)) == [(f"role {role}", "*", None, "total_tokens", "day", 10)]
@@ -177,9 +177,9 @@ async def test_a_reset_lets_what_was_used_count_as_nothing(api: Api, commands: C
 
     await eventually(let_in)
     for spelling, whose, reset in (
-        ("limits", [bob.upper()], "1 users"),
-        ("ratelimit", [bob, "*"], "1 users"),
-        ("limits", ["--role", "basic"], " users"),
+        ("limits", [bob.upper()], "users whose counts were reset: 1"),
+        ("ratelimit", [bob, "*"], "users whose counts were reset: 1"),
+        ("limits", ["--role", "basic"], "users whose counts were reset: "),
     ):
         assert await status() == 429
         assert (await commands.done(spelling, "reset", *whose, stdin="n\n")).returncode == 1

@@ -24,7 +24,7 @@ class Left:
     """That hold limits in Redis."""
 
     def __str__(self) -> str:
-        rows = "its journal is not here" if self.rows is None else f"{self.rows} rows in its journal are lost"
+        rows = "its journal is not here" if self.rows is None else f"up to {self.rows} rows in its journal are lost"
         return f"{rows}, {self.requests} requests hold limits"
 
 

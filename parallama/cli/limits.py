@@ -223,13 +223,13 @@ def reset(ctx: Context, target: _Target, gateway: str | None, model: str | None,
         raise click.UsageError("--model goes without --to-default: `limits set --model M ... none` takes limits away")
     confirm(f"Take away the limits of {whose}?", yes)
     done = administer(ctx, lambda api: api.reset_limits(gateway=gateway, **target.whose))
-    return click.echo(f"took away {done.deleted} limits of {target}")
+    return click.echo(f"limits of {target} taken away: {done.deleted}")
 
 
 def _reset_counts(ctx: Context, target: _Target, gateway: str | None, model: str | None, whose: str, yes: bool) -> None:
     confirm(f"Count as nothing what was used of the limits of {whose}?", yes)
     done = administer(ctx, lambda api: api.reset_counts(gateway=gateway, model=model, **target.whose))
-    click.echo(f"counts were reset of {done.reset} {'keys' if target.kind == 'key' else 'users'}")
+    click.echo(f"{'keys' if target.kind == 'key' else 'users'} whose counts were reset: {done.reset}")
 
 
 limits.add_command(show, "get")

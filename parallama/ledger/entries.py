@@ -34,6 +34,7 @@ class Reached(NamedTuple):
     response_bytes: int
     ttft_ms: float | None
     duration_ms: float
+    prompt_tokens: int | None = None
 
 
 def columns() -> bytes:
@@ -46,9 +47,12 @@ def admit(row: UsageRecord) -> bytes:
     return ADMIT + line(row)
 
 
-def dispatch(id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> bytes:
-    """The exchange is sent to this node, for this model; its limits were charged then, if it has some."""
-    return DISPATCH + orjson.dumps((id, node, model, charged_at))
+def dispatch(
+    id: UUID, node: str, model: str | None, charged_at: datetime | None = None, prompt_tokens: int | None = None
+) -> bytes:
+    """The exchange is sent to this node, for this model; if it has limits, they were charged then, and its prompt
+    probably has so many tokens."""
+    return DISPATCH + orjson.dumps((id, node, model, charged_at, prompt_tokens))
 
 
 def progress(reached: Iterable[Reached]) -> bytes:
@@ -84,8 +88,10 @@ class Reader:
             row = self._row(document)
             self._open.setdefault(row.id, row)
         elif kind == DISPATCH:
-            id, node, model, at = (*document, None)[:4]  # an older version says less, a newer one may say more
-            self._change(UUID(id), node=node, model=model, charged_at=_moment(at))
+            id, node, model, at, tokens = (*document, None, None)[
+                :5
+            ]  # older versions say less, newer ones may say more
+            self._change(UUID(id), node=node, model=model, charged_at=_moment(at), prompt_tokens=tokens)
         elif kind == PROGRESS:
             for id, *reached in document:
                 self._change(UUID(id), **dict(zip(Reached._fields[1:], reached, strict=False)))
@@ -100,9 +106,10 @@ class Reader:
         for row in self._open.values():
             yield _aborted(row)
 
-    def _change(self, id: UUID, **facts: Any) -> None:
+    def _change(self, id: UUID, prompt_tokens: int | None = None, **facts: Any) -> None:
         if (row := self._open.get(id)) is not None:
-            self._open[id] = row._replace(**facts)
+            known = row.prompt_tokens if prompt_tokens is None else prompt_tokens
+            self._open[id] = row._replace(prompt_tokens=known, **facts)
 
     def _row(self, values: list[Any]) -> UsageRecord:
         """The row with these values, as JSON has them; columns that this version does not know are left out."""

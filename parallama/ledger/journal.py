@@ -108,10 +108,18 @@ class Journal:
             raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
         self._open[row.id.int] = _Open(progress, [entry])
 
-    def dispatch(self, id: UUID, node: str, model: str | None, charged_at: datetime | None = None) -> None:
-        """The exchange, which was admitted, goes to this node for this model; `charged_at`: as its row has it."""
+    def dispatch(
+        self,
+        id: UUID,
+        node: str,
+        model: str | None,
+        charged_at: datetime | None = None,
+        prompt_tokens: int | None = None,
+    ) -> None:
+        """The exchange, which was admitted, goes to this node for this model; `charged_at`: as its row has it;
+        `prompt_tokens`: probably."""
         if (one := self._open.get(id.int)) is not None:
-            entry = entries.dispatch(id, node, model, charged_at)
+            entry = entries.dispatch(id, node, model, charged_at, prompt_tokens)
             one.entries.append(entry)
             self._write(entry)
 

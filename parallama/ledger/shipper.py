@@ -124,7 +124,7 @@ class Shipper:
                     _log.warning("usage rows stay in the journal", extra={"fields": {"rows": self.pending}})
 
     async def _ship_always(self) -> None:
-        wait_s = 0.0
+        wait_s = await self._attempt(0.0, self._upkeep, self._sweep)
         while not self._stopping:
             await self._due(wait_s or self._flush_s)
             asked, began, finals = len(self._asked), time.monotonic(), self.journal.finals

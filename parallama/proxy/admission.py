@@ -17,7 +17,7 @@ from parallama.exchange import Caller, Exchange, UsageRecord
 from parallama.gateway.api import Codec, Use
 from parallama.gateway.described import Model
 from parallama.gateway.names import matches
-from parallama.ledger.bounds import bound, bounded, most_output
+from parallama.ledger.bounds import UNBOUNDED, bound, bounded, most_output
 from parallama.ledger.seeds import Seeding, weight_of
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Store, Uncountable, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter
@@ -60,6 +60,7 @@ class Admission:
         grant = await self._grant(exchange, limits, cost)
         exchange.quotas = _quotas(grant.standings)
         exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
+        exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
         exchange.output_bound = None if most is None else grant.output
         if most is not None and cost.output:
             sent = bounded(codec.outbounds, cost, grant.output)

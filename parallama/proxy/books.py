@@ -102,7 +102,9 @@ class Books:
     def dispatch(self, exchange: Exchange) -> None:
         """It asks its node for its model."""
         assert exchange.node is not None
-        self._journal.dispatch(exchange.id, exchange.node, exchange.model, exchange.charged_at)
+        self._journal.dispatch(
+            exchange.id, exchange.node, exchange.model, exchange.charged_at, exchange.prompt_estimate
+        )
 
     def close(self, exchange: Exchange, coming: int = 0) -> None:
         """Write down how an exchange has ended, if its caller is known and it is not written yet. The last `coming`
@@ -150,13 +152,14 @@ class Books:
 def _reached(exchange: Exchange, usage: Callable[[], Usage]) -> Reached:
     """How far an exchange has come; a stranger's codec may have no say."""
     try:
-        tokens = checked(usage()).output_tokens
+        so_far = checked(usage())
     except Exception:  # noqa: BLE001 - it is asked again at the end, and logged then
-        tokens = None
+        so_far = Usage()
     first_s = exchange.first_byte_s
     duration_ms = (time.monotonic() - exchange.started) * 1000
+    first_ms = None if first_s is None else first_s * 1000
     return Reached(
-        exchange.id, tokens, exchange.response_bytes, None if first_s is None else first_s * 1000, duration_ms
+        exchange.id, so_far.output_tokens, exchange.response_bytes, first_ms, duration_ms, so_far.prompt_tokens
     )
 
 

@@ -40,9 +40,9 @@ async def shipping(
             yield journal, shipper
 
 
-def reached(row: UsageRecord, tokens: int | None = None) -> Reached:
+def reached(row: UsageRecord, tokens: int | None = None, prompt_tokens: int | None = None) -> Reached:
     """How far the exchange of a row has come."""
-    return Reached(row.id, tokens, 100, 20.5, 1000.5)
+    return Reached(row.id, tokens, 100, 20.5, 1000.5, prompt_tokens)
 
 
 def admitted(row: UsageRecord) -> UsageRecord:

@@ -62,22 +62,24 @@ async def test_an_exchange_that_never_ended_is_an_aborted_row(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "parallama.usage")
-    waiting, asked, answering = (make_row() for _ in range(3))
-    said = [entries.admit(admitted(row)) for row in (waiting, asked, answering)]
+    waiting, asked, limited, answering = (make_row() for _ in range(4))
+    said = [entries.admit(admitted(row)) for row in (waiting, asked, limited, answering)]
     said += [entries.dispatch(row.id, "node-1", "llama3.2") for row in (asked, answering)]
-    said += [entries.progress([reached(asked), reached(answering, 41)])]
+    said += [entries.dispatch(limited.id, "node-1", "llama3.2", None, 33)]
+    said += [entries.progress([reached(asked), reached(limited), reached(answering, 41, 26)])]
     home = left_behind(tmp_path, segment(*said))
     assert await adopt(database, tmp_path, home) == (0, 0)
     found = await stored(database)
     assert {(row["status"], row["outcome"], row["error"]) for row in found} == {(500, "failed", "aborted")}
-    assert [row["id"] for row in found] == [waiting.id, asked.id, answering.id]
-    assert [(row["node"], row["output_tokens"], row["estimated"]) for row in found] == [
-        (None, None, False),
-        ("node-1", None, False),
-        ("node-1", 41, True),
+    assert [row["id"] for row in found] == [waiting.id, asked.id, limited.id, answering.id]
+    assert [(row["node"], row["prompt_tokens"], row["output_tokens"], row["estimated"]) for row in found] == [
+        (None, None, None, False),
+        ("node-1", None, None, False),
+        ("node-1", 33, None, True),
+        ("node-1", 26, 41, True),
     ]
     (said_so,) = caplog.records
-    assert said_so.__dict__["fields"] == {"journal": home.name, "rows": 3, "aborted": 3}
+    assert said_so.__dict__["fields"] == {"journal": home.name, "rows": 4, "aborted": 4}
     await sums_agree(database)
 
 
