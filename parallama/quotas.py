@@ -59,7 +59,8 @@ class Quota(NamedTuple):
     def of(cls, limit: Limit, taken: int, reset_at: float | None) -> Self:
         """`taken`: what is used and reserved, which may be more than the limit."""
         _, _, meter, period = limit.scope
-        return cls(meter, period, limit.amount, max(limit.amount - taken, 0), reset_at)
+        amount = limit.amount
+        return cls(meter, period, amount, amount - taken if taken < amount else 0, reset_at)
 
     def reset_s(self, now: float) -> int | None:
         """Whole seconds from `now` until the count begins anew, never too few; None: time changes nothing."""

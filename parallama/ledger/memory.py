@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from itertools import count as numbers
 from math import inf
-from typing import NamedTuple
 from uuid import UUID
 
 from parallama.ledger.counts import Bucket, Count, clocks
@@ -30,13 +29,8 @@ _FEW = 100
 """Counts that are looked at at a time."""
 
 
-class _Charge(NamedTuple):
-    """One limit's part of a reservation."""
-
-    to: Count
-    bucket: Bucket
-    amount: int
-    strict: bool
+_Charge = tuple[Count, Bucket, int, bool]
+"""One limit's part of a reservation: where it is charged, how much, and whether the limit is strict."""
 
 
 @dataclass(slots=True, eq=False)
@@ -195,7 +189,7 @@ class MemoryStore:
                 return refusal(asked, cost, now)
             amounts = _amounts(asked, cost, output)
         charges = [
-            _Charge(count, count.reserve(amount, now), amount, limit.strict)
+            (count, count.reserve(amount, now), amount, limit.strict)
             for (limit, count), amount in zip(asked, amounts, strict=True)
         ]
         grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)

@@ -128,7 +128,7 @@ def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequenc
 
 
 def _quotas(standings: Iterable[Standing]) -> Sequence[Quota]:
-    return [Quota.of(one.limit, one.used + one.reserved, one.reset_at) for one in standings]
+    return [Quota.of(limit, used + reserved, reset_at) for limit, used, reserved, reset_at in standings]
 
 
 def _refused(refusal: Refusal, cost: Cost, now: float) -> OverLimit:
