@@ -33,6 +33,9 @@ _PARTS = {
 class Clock(Protocol):
     """When buckets end."""
 
+    def start(self, now: float) -> float:
+        """What ended before that has ended: now, or later where the clock was set back from a later window."""
+
     def end(self, now: float) -> float:
         """Of what is charged now."""
 
@@ -41,6 +44,9 @@ class Clock(Protocol):
 
 
 class _Minute:
+    def start(self, now: float) -> float:
+        return now
+
     def end(self, now: float) -> float:
         return floor(now) + _MINUTE_S
 
@@ -56,6 +62,9 @@ class _Calendar:
         self._zone = zone
         self._window = Window(0, 0)
 
+    def start(self, now: float) -> float:
+        return max(now, self._window.start)
+
     def end(self, now: float) -> float:
         if now >= self._window.end:
             self._window = window(self._period, now, self._zone)
@@ -67,6 +76,9 @@ class _Calendar:
 
 
 class _Never:
+    def start(self, now: float) -> float:
+        return now
+
     def end(self, now: float) -> float:
         return inf
 
@@ -96,7 +108,7 @@ class Count:
     """The sums of all buckets that have not ended, as of the last `look`."""
 
     __slots__ = (
-        *("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "_seen", "_until"),
+        *("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "_until"),
         *("asked", "counter", "reserved", "used"),
     )
 
@@ -106,8 +118,8 @@ class Count:
         self._request, self._prompt, self._output = _PARTS[self._meter]
         self._clock = clock
         self._buckets: deque[Bucket] = deque()
-        self._seen = self._until = -inf
-        """The last look; when the first bucket ends."""
+        self._until = -inf
+        """Before that a look finds nothing that has ended."""
         self.used = 0
         self.reserved = 0
         self.asked = True
@@ -120,16 +132,19 @@ class Count:
 
     def look(self, now: float) -> None:
         """End what time has ended."""
-        if self._seen <= now < self._until:
-            self._seen = now
+        if now < self._until:
             return
-        buckets = self._buckets
-        while buckets and buckets[0].ends_at <= now:
+        buckets, latest = self._buckets, self._clock.end(now)
+        while buckets and buckets[0].ends_at <= self._clock.start(now):
             self._end(buckets.popleft())
-        if buckets and buckets[-1].ends_at > (latest := self._clock.end(now)):
+        if buckets and buckets[-1].ends_at > latest:
             for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
-        self._seen, self._until = now, buckets[0].ends_at if buckets else inf
+        self._until = buckets[0].ends_at if buckets else inf
+
+    def doubt(self) -> None:
+        """The clock was set back: the next look is to find out what has ended."""
+        self._until = -inf
 
     @property
     def awaits(self) -> bool:
@@ -161,7 +176,7 @@ class Count:
         for second, amount in sorted(amounts):
             self._bucket(self._clock.end_of(second, now)).used += amount
             self.used += amount
-        self._until = -inf
+        self.doubt()
 
     def correct(self, amount: int, now: float) -> None:
         """Charge more now, or less, at least nothing."""

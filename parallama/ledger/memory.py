@@ -54,7 +54,7 @@ class MemoryStore:
         """`zone` is that of the calendar; `now` tells Unix seconds."""
         self.overrun = 0
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
-        self._now = now
+        self._now, self._last = now, -inf
         self._clocks = clocks(zone)
         # by plain numbers, here and below: a UUID takes long to be hashed
         self._counts: dict[tuple[int, Scope], Count] = {}
@@ -90,8 +90,8 @@ class MemoryStore:
         if (held := self._held.get(id.int)) is not None:
             return held.grant
         if not limits:
-            return Grant(cost.output, (), self._now())
-        now = self._now()
+            return Grant(cost.output, (), self._time())
+        now = self._time()
         if now >= self._sweep_at:
             self._sweep(now)
         if self._stale:
@@ -126,7 +126,7 @@ class MemoryStore:
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
     ) -> None:
         """As Store says."""
-        now = self._now()
+        now = self._time()
         for counter, amounts in used.items():
             forgotten = asked is not None and asked.get(counter, "") != self._asked.get(counter, "")
             if self._known(counter) is None and not forgotten:
@@ -135,7 +135,7 @@ class MemoryStore:
 
     async def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """As Store says. Never waits, never raises."""
-        now = self._now()
+        now = self._time()
         self._let_go(self._of(limits), now)
         unknown = self._unknown(limits)
         known = [limit for limit in limits if limit.counter not in unknown]
@@ -143,7 +143,7 @@ class MemoryStore:
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
-        now = self._now()
+        now = self._time()
         for counter in [one for one in self._asked if subjects is None or one.subject in subjects]:
             del self._asked[counter]
         for subject in [*(self._scopes if subjects is None else subjects)]:
@@ -155,12 +155,12 @@ class MemoryStore:
 
     async def counts(self) -> Mapping[Counter, int]:
         """As Store says, of each counter as of some moment. Never raises."""
-        self._let_go([*self._stale], self._now())
+        self._let_go([*self._stale], self._time())
         found: dict[Counter, int] = {}
         every = [count.counter for count in self._counts.values() if count.counter.scope.period in CALENDAR]
         for begin in range(0, len(every), _FEW):
             await asyncio.sleep(0)  # whatever else there is to do comes between
-            now = self._now()
+            now = self._time()
             for counter in every[begin : begin + _FEW]:
                 if (count := self._known(counter)) is not None:
                     count.look(now)
@@ -170,13 +170,21 @@ class MemoryStore:
     def correct(self, counter: Counter, amount: int, least: int = 0) -> None:
         """As Store says."""
         if (count := self._known(counter)) is not None:
-            now = self._now()
+            now = self._time()
             count.look(now)
             count.correct(max(amount, min(0, least - count.used)), now)
 
     async def held(self) -> Collection[UUID]:
         """As Store says. Never waits, never raises."""
         return [UUID(int=id) for id in self._held]
+
+    def _time(self) -> float:
+        now = self._now()
+        if now < self._last:
+            for count in self._counts.values():
+                count.doubt()
+        self._last = now
+        return now
 
     def _decide(self, id: UUID, asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Grant | Refusal:
         if id.int in self._ended:
