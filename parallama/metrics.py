@@ -84,6 +84,17 @@ class Metrics:
         self.records_lost = gauge("parallama_usage_records_lost", "Usage records that PostgreSQL or the disk refused.")
         self.journal_bytes = gauge("parallama_journal_bytes", "Of the journals of this machine, on disk.")
         self.journal_damaged = gauge("parallama_journal_damaged", "Segments of journals found damaged.")
+        self._add_limits(counter, gauge)
+        self.database_up = gauge("parallama_database_up", "1: the database answers.")
+        self.database_connections = gauge(
+            "parallama_database_connections", "Connections of the pool, by state.", ("state",)
+        )
+        self.build = gauge("parallama_build_info", "Always 1; the version is in the label.", ("version",))
+        self.build.labels(__version__).set(1)
+        self._keep_children()
+
+    def _add_limits(self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]) -> None:
+        """Of limits, of what looks after them, and of Redis, which counts them for several processes."""
         self.limit_refusals = counter(
             "parallama_limit_refusals_total", "Requests refused by a limit, by what it counts.", ("meter",)
         )
@@ -106,13 +117,6 @@ class Metrics:
         self.redis_up = gauge("parallama_redis_up", "1: Redis answers; 0 too where there is none.")
         self.redis_owed = gauge("parallama_redis_owed", "Settlements that Redis has not acknowledged.")
         self.redis_lost = gauge("parallama_redis_lost", "Settlements that were given up, as too many waited.")
-        self.database_up = gauge("parallama_database_up", "1: the database answers.")
-        self.database_connections = gauge(
-            "parallama_database_connections", "Connections of the pool, by state.", ("state",)
-        )
-        self.build = gauge("parallama_build_info", "Always 1; the version is in the label.", ("version",))
-        self.build.labels(__version__).set(1)
-        self._keep_children()
 
     def _keep_children(self) -> None:
         # `labels()` costs more than the count itself

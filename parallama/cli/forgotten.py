@@ -11,7 +11,6 @@ from parallama.cli.context import Context
 from parallama.cli.promises import redis_store
 from parallama.errors import Conflict, NotFound
 from parallama.ledger import left
-from parallama.ledger.verify import is_alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ async def look(ctx: Context, instance: str) -> Left:
         raise NotFound(
             f"nothing is left of a process {instance}: it may run, or never have been. {_known(ctx, holding)}"
         )
-    if home is not None and is_alive(home):
+    if home is not None and left.is_alive(home):
         raise Conflict(f"the process {instance} runs")
     return Left(None if home is None else _rows(home), holding.get(instance, 0))
 
@@ -55,15 +54,11 @@ async def forget(ctx: Context, instance: str) -> Left:
 
 
 def _home(ctx: Context, instance: str) -> Path | None:
-    return next((home for home in _homes(ctx) if home.name == instance), None)
-
-
-def _homes(ctx: Context) -> list[Path]:
-    return sorted(home for home in (ctx.state / "journal").glob("[!.]*") if home.is_dir())
+    return next((home for home in left.homes(ctx.state / "journal") if home.name == instance), None)
 
 
 def _known(ctx: Context, holding: Mapping[str, int]) -> str:
-    dead = {home.name for home in _homes(ctx) if not is_alive(home)}
+    dead = {home.name for home in left.homes(ctx.state / "journal") if not left.is_alive(home)}
     return f"There are: {', '.join(sorted(dead | holding.keys())) or 'none'}"
 
 

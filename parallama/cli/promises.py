@@ -17,6 +17,7 @@ from parallama.db.pool import Database
 from parallama.errors import Unavailable
 from parallama.identity.in_force import limits_in_force
 from parallama.identity.terms import told
+from parallama.ledger import left
 from parallama.ledger.seeds import Seeds
 from parallama.ledger.sums import Off, Sums
 from parallama.ledger.verify import Noted, missing, noted, overspent
@@ -129,15 +130,16 @@ def _why(gone: bool) -> str:
 async def _leaked(ctx: Context, served: Served | None) -> Promise:
     if served is not None:
         return _promise("I4", "leaked", {"reservations and leases are held for nobody": served["leaked"]})
-    left = await _left(ctx)
-    return _promise("I4", "leaked", {f"requests of {name}, which is no more, hold limits": left[name] for name in left})
+    found = await _left(ctx)
+    lines = {f"requests of {name}, which is no more, hold limits": count for name, count in found.items()}
+    return _promise("I4", "leaked", lines)
 
 
 async def _left(ctx: Context) -> Mapping[str, int]:
     """Requests that hold limits in Redis, by process, of those that are no more and have no journal here."""
     async with redis_store(ctx) as store:
         found = {} if store is None else await store.left()
-    here = {one.name for one in (ctx.state / "journal").glob("*")}
+    here = {home.name for home in left.homes(ctx.state / "journal")}
     return {name: count for name, count in found.items() if count and name not in here}
 
 

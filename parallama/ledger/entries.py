@@ -88,9 +88,8 @@ class Reader:
             row = self._row(document)
             self._open.setdefault(row.id, row)
         elif kind == DISPATCH:
-            id, node, model, at, tokens = (*document, None, None)[
-                :5
-            ]  # older versions say less, newer ones may say more
+            # an older version says less, a newer one may say more
+            id, node, model, at, tokens = [*document, None, None][:5]
             self._change(UUID(id), node=node, model=model, charged_at=_moment(at), prompt_tokens=tokens)
         elif kind == PROGRESS:
             for id, *reached in document:

@@ -92,10 +92,6 @@ class Journal:
         return bool(self._late) or self._homeless or self.taken >= self._quota
 
     @property
-    def _crowded(self) -> bool:
-        return len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
-
-    @property
     def taken(self) -> int:
         """Bytes on disk, of all journals of this machine."""
         return self.segments.bytes + self.elsewhere
@@ -125,7 +121,7 @@ class Journal:
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        if row.id.int not in self._open and self._crowded:
+        if row.id.int not in self._open and (len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota):
             self.lost += 1
             return
         self.finals += 1

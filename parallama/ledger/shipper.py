@@ -16,8 +16,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-import orjson
-
 from parallama.config import UsageSettings
 from parallama.db import query
 from parallama.db.pool import BadRows, Database
@@ -27,6 +25,7 @@ from parallama.ledger import left
 from parallama.ledger.entries import ABORTED, line
 from parallama.ledger.frames import payload
 from parallama.ledger.journal import Journal
+from parallama.ledger.lines import begin_of, days_of, id_of, storable
 from parallama.ledger.segments import Segment
 
 _BATCH = 1000
@@ -35,7 +34,7 @@ _AHEAD = range(-1, 8)
 """Days around today whose partitions are made in advance, so that no midnight waits for one."""
 _UPKEEP_S = 3600.0
 _SWEEP_S = 10.0
-_DAY_S, _DAY_MS = 86_400, 86_400_000
+_DAY_S = 86_400
 _SETTLED_S = 1.0
 _RETRY_S = 0.05
 """The first wait after a failure; it doubles from one to the next."""
@@ -212,8 +211,10 @@ class Shipper:
                     if ours:
                         await self._adopt(home)
                         self.journal.elsewhere -= size
+            except TimeoutError:
+                _errors.error("the journal %s cannot be taken over: no Redis", home.name)
             except OSError as error:
-                _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror or "no Redis")
+                _errors.error("the journal %s cannot be taken over: %s", home.name, error.strerror)
         self._sweep_at = now + _SWEEP_S
 
     async def _adopt(self, home: Path) -> None:
@@ -242,7 +243,7 @@ class Shipper:
     async def _insert(self, rows: Sequence[bytes]) -> None:
         """Write the rows, as the journal has them, but those that the database refuses: they are lost."""
         if rows:
-            refused = await self._refused([_storable(row) for row in rows])
+            refused = await self._refused([storable(row) for row in rows])
             self.lost += refused
 
     async def _refused(self, rows: Sequence[bytes]) -> int:
@@ -253,46 +254,22 @@ class Shipper:
         except BadRows as error:
             if len(rows) == 1:
                 cause = type(error.__cause__).__name__
-                _errors.error("the usage row %s cannot be stored: %s", _id(rows[0]), cause)
+                _errors.error("the usage row %s cannot be stored: %s", id_of(rows[0]), cause)
                 return 1
             half = len(rows) // 2
             return await self._refused(rows[:half]) + await self._refused(rows[half:])
         return 0
 
     async def _make_days(self, rows: Sequence[bytes]) -> None:
-        if missing := _days(rows) - self._days:
-            await self._database.fetch(_queries.partitions, [_moment(day) for day in missing])
+        try:
+            moments = [begin_of(day) for day in days_of(rows) - self._days]
+        except (ValueError, OverflowError) as error:
+            raise BadRows("an id that is no UUIDv7") from error
+        if moments:
+            await self._database.fetch(_queries.partitions, moments)
 
 
 def _batches(rows: Iterable[UsageRecord]) -> Iterator[list[UsageRecord]]:
     rest = iter(rows)
     while batch := list(islice(rest, _BATCH)):
         yield batch
-
-
-def _storable(row: bytes) -> bytes:
-    """The row without NUL, which PostgreSQL cannot hold and a model's name may bring."""
-    if rb"\u0000" not in row:
-        return row
-    clean = [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in orjson.loads(row)]
-    return orjson.dumps(clean)
-
-
-def _id(row: bytes) -> str:
-    return row[2:38].decode("ascii", "replace")
-
-
-def _days(rows: Iterable[bytes]) -> set[int]:
-    """The days since 1970 in which the ids may have been made, which decide the rows' partitions. Raises BadRows."""
-    try:  # the first 32 of 48 bits of milliseconds: some 65 s, in which few days begin
-        starts = [int(head, 16) << 16 for head in {row[2:10] for row in rows}]
-    except ValueError as error:
-        raise BadRows("an id that is no UUIDv7") from error
-    return {moment // _DAY_MS for start in starts for moment in (start, start + 0xFFFF)}
-
-
-def _moment(day: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(day * _DAY_S, UTC)
-    except (ValueError, OverflowError) as error:
-        raise BadRows("an id that is no UUIDv7") from error

@@ -5,8 +5,6 @@ What only a running server knows it is asked for elsewhere. Nothing is changed h
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -17,11 +15,9 @@ from zoneinfo import ZoneInfo
 
 from parallama.db import query
 from parallama.db.pool import Database
+from parallama.ledger import left
 from parallama.ledger.entries import Reader
-from parallama.ledger.frames import unframed
-from parallama.ledger.journal import LOCK
 from parallama.ledger.seeds import Seeds
-from parallama.ledger.segments import SUFFIX
 from parallama.ledger.windows import CALENDAR, window
 from parallama.limits import Limit
 
@@ -79,8 +75,7 @@ def _promises(limit: Limit, since: datetime | None, start: int | None) -> bool:
 
 def noted(directory: Path) -> Sequence[Noted]:
     """What the journals of a state directory say, of live processes too."""
-    homes = sorted(directory.iterdir()) if directory.is_dir() else []
-    return [_noted(home) for home in homes if home.is_dir() and not home.name.startswith(".")]
+    return [_noted(home) for home in left.homes(directory)]
 
 
 async def missing(database: Database, journals: Iterable[Noted]) -> dict[str, int]:
@@ -97,41 +92,12 @@ async def _missing(database: Database, ids: Sequence[UUID]) -> int:
 
 
 def _noted(home: Path) -> Noted:
-    alive, reader = is_alive(home), Reader()
+    alive, reader = left.is_alive(home), Reader()
     ids: set[UUID] = set()
-    damaged = 0
-    for path in sorted(home.glob(f"*{SUFFIX}")):
+    damaged: list[Path] = []
+    for path in left.segments(home):
         with suppress(FileNotFoundError):  # all of it has been stored meanwhile
-            damaged += not _read(path.read_bytes(), reader, ids)
+            ids.update(row.id for row, _ in left.read(path, reader, damaged.append))
     if not alive:
         ids.update(row.id for row in reader.aborted())
-    return Noted(home.name, alive, ids, 0 if alive else damaged)
-
-
-def _read(data: bytes, reader: Reader, ids: set[UUID]) -> bool:
-    """Add the ids of its rows; whether it is whole."""
-    end, whole = 0, True
-    for entry, end in unframed(data):  # noqa: B007 (the last one's is needed)
-        try:
-            row = reader.read(entry)
-        except ValueError:
-            whole = False
-            continue
-        if row is not None:
-            ids.add(row.id)
-    return whole and end == len(data)
-
-
-def is_alive(home: Path) -> bool:
-    """Whether the process of this journal runs, or another one is taking it over."""
-    try:
-        lock = os.open(home / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return Noted(home.name, alive, ids, 0 if alive else len(damaged))

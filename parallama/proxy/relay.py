@@ -16,7 +16,6 @@ from parallama.config import Settings
 from parallama.errors import ClientLeft, NotFound, TimedOut
 from parallama.exchange import Caller, Exchange, Usage, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
-from parallama.gateway.counting import prompt_estimate
 from parallama.gateway.described import Model
 from parallama.gateway.families import Mounted, Serving
 from parallama.ledger.bounds import held
@@ -32,7 +31,7 @@ from parallama.proxy.keys import EXCHANGE
 from parallama.proxy.models import FamilyModels
 from parallama.proxy.ratios import TokenRatios
 from parallama.proxy.resolve import admit, judge, limit, resolve
-from parallama.proxy.speeds import Speeds
+from parallama.proxy.speeds import Speeds, estimated_prompt
 from parallama.proxy.stalls import Stalls
 from parallama.proxy.twice import told_once
 from parallama.quotas import TOKENS, tightest
@@ -106,10 +105,11 @@ class Relay:
             cut = True
             raise
         finally:
-            account()
-            if cut:
-                self._speeds.estimate(exchange, route.use, codec.outbounds, entries.asked_s)
-                exchange.usage = self._held(exchange.usage, route.use, codec)
+            if not exchange.closed:
+                account()
+                if cut:
+                    self._speeds.estimate(exchange, route.use, codec.outbounds, entries.asked_s)
+                    exchange.usage = self._held(exchange.usage, route.use, codec)
         self._learn(exchange, route.use, codec, entries.asked_s)
         return answer.response
 
@@ -178,8 +178,7 @@ def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:
     `/api/embeddings`: with an estimate, or it would cost nothing."""
     if not usage.final or usage.prompt_tokens is not None or tightest(exchange.quotas, *TOKENS) is None:
         return usage
-    tokens = sum(prompt_estimate(outbound.body) for outbound in codec.outbounds if outbound.body)
-    return replace(usage, prompt_tokens=tokens, final=False)
+    return replace(usage, prompt_tokens=estimated_prompt(codec.outbounds), final=False)
 
 
 class _Entries:

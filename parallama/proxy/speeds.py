@@ -7,7 +7,7 @@ not.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from parallama.exchange import Exchange, Usage
@@ -53,11 +53,11 @@ class Speeds:
         length, a document by the time that it took, no more than it might have had. What cannot be told stays unknown,
         and so does the output of a node that streams and has said nothing."""
         usage = exchange.usage
-        if asked_s is None or exchange.closed or usage.final or use not in COSTLY:
+        if asked_s is None or usage.final or use not in COSTLY:
             return
         prompt, output = usage.prompt_tokens, usage.output_tokens
         if prompt is None:
-            prompt = sum(prompt_estimate(outbound.body) for outbound in outbounds if outbound.body)
+            prompt = estimated_prompt(outbounds)
         if output is None and use is not Use.EMBED and not _streams(outbounds):
             output = self._generated(exchange, outbounds, asked_s)
         if output is not None and exchange.output_bound is not None:
@@ -72,6 +72,11 @@ class Speeds:
             return None
         most = likely_output(outbounds, self._catalog.described(exchange.model), self._otherwise)
         return min(most, round((median(speeds) if speeds else _ASSUMED) * asked_s))
+
+
+def estimated_prompt(outbounds: Iterable[Outbound]) -> int:
+    """Tokens of all their prompts, by their length."""
+    return sum(prompt_estimate(outbound.body) for outbound in outbounds if outbound.body)
 
 
 def _streams(outbounds: Sequence[Outbound]) -> bool:
