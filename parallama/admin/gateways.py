@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from parallama.background import beside
 from parallama.db.pool import Database, Row
 from parallama.db.query import load
 from parallama.errors import ConfigError, Outdated, Unavailable
@@ -111,14 +112,8 @@ class Following:
                 await self._read_at_last()
         except TimeoutError:
             raise Unavailable("the database does not answer") from None
-        task = asyncio.get_running_loop().create_task(self._follow(), name="settings of gateways")
-        try:
+        async with beside(self._follow(), "settings of gateways"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
 
     def on_change(self, kind: str) -> None:
         """Read again if the change is one of a `gateway`."""

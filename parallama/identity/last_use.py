@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
+from parallama.background import beside
 from parallama.db.pool import Database
 from parallama.db.query import load
 from parallama.errors import Unavailable
@@ -26,24 +27,18 @@ class LastUse:
         self._database, self._flush_s = database, flush_s
         self._used: Recent[UUID, datetime] = Recent(size)
         self.put = self._used.put
-        self._stopping = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write them every `flush_s`, and on leaving."""
-        task = asyncio.get_running_loop().create_task(self._flush_always(), name="callers: last use of keys")
         try:
-            yield
+            async with beside(self._flush_always(), "callers: last use of keys"):
+                yield
         finally:
-            self._stopping = True
-            task.cancel()
-            await asyncio.wait([task])
             await self._flush()
-        if not task.cancelled():
-            task.result()
 
     async def _flush_always(self) -> None:
-        while not self._stopping:  # on a connection that hangs, asyncpg may take a cancellation for a timeout
+        while True:
             await asyncio.sleep(self._flush_s)
             await self._flush()
 

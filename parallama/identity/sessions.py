@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from parallama.background import beside
 from parallama.config import AuthSettings
 from parallama.db.pool import Database, Row, plain
 from parallama.db.query import Query, load
@@ -183,14 +184,8 @@ class Sessions:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Sessions]:
         """Clean up at the beginning of the block, and every `auth.token_cleanup_s` in it."""
-        task = asyncio.get_running_loop().create_task(self._clean_always(), name="sessions: clean-up")
-        try:
+        async with beside(self._clean_always(), "sessions: clean-up"):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
 
     async def _clean_always(self) -> None:
         while True:

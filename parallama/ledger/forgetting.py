@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from parallama.background import beside
 from parallama.db import query
 from parallama.db.pool import Database
 from parallama.errors import Unavailable
@@ -51,12 +52,8 @@ class Forgetting:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Forgetting]:
         """Look for resets that were missed."""
-        looking = asyncio.get_running_loop().create_task(self._look_always(), name="missed resets")
-        try:
+        async with beside(self._look_always(), "missed resets"):
             yield self
-        finally:
-            looking.cancel()
-            await asyncio.wait({looking})
 
     async def _look_always(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 from uuid import UUID
 
+from parallama.background import beside
 from parallama.db import query
 from parallama.db.pool import Database
 from parallama.errors import Unavailable
@@ -71,17 +72,8 @@ class Reconciler:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """A round every minute, and what is reset."""
-        loop = asyncio.get_running_loop()
-        tasks = {
-            loop.create_task(self._run(), name="reconciler"),
-            loop.create_task(self._recount_always(), name="reset counts"),
-        }
-        try:
+        async with beside(self._run(), "reconciler"), beside(self._recount_always(), "reset counts"):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
 
     def reset(self, subjects: Iterable[UUID]) -> None:
         """Counts of these users and keys begin anew: soon compare those that go on, since requests are under way."""

@@ -18,6 +18,7 @@ from hashlib import sha1
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
+from parallama.background import beside
 from parallama.db.redis import Connection, Word, connected, options_of, script
 from parallama.errors import Unavailable
 from parallama.ledger.redis_debts import Debts, Reply
@@ -91,15 +92,11 @@ class Session:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ready, if Redis answers; at the end what is owed has been paid, if it answers."""
-        task = asyncio.get_running_loop().create_task(self._keep(), name="redis")
-        try:
+        async with beside(self._keep(), "redis"):
             await _at_most(_BEAT_LIMIT_S + self._terms.joining_s, self.ready())
             yield
             await _at_most(_BEAT_LIMIT_S, self.debts.settled())
             await self._leave()
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
 
     async def ready(self) -> None:
         """Wait until it is worth while to ask."""

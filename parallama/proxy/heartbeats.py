@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from parallama.background import beside
 from parallama.errors import ClientLeft
 
 _error = logging.getLogger("parallama.error")
@@ -52,14 +53,8 @@ class Heartbeats:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look after those who wait."""
-        task = asyncio.get_running_loop().create_task(self._look(), name="heartbeats")
-        try:
+        async with beside(self._look(), "heartbeats"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
 
     def during(self, beat: Beat) -> Waiting:
         """A context in which `beat` is called from time to time."""
