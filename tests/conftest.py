@@ -18,7 +18,9 @@ from typing import Any
 import asyncpg
 import pytest
 from e2e.databases import fresh_database, named
+from processes import Place, place
 from running import PATIENT, RunningGateway, running_gateway
+from wire import Wire
 
 from parallama.db.embedded import embedded
 from parallama.db.migrate import migrate
@@ -62,6 +64,20 @@ async def database_url(postgres: str) -> AsyncIterator[str]:
     """The DSN of a fresh database with the whole schema, and with the partitions of the days around today."""
     async with fresh_database(postgres) as url:
         yield url
+
+
+@pytest.fixture
+async def wire(database_url: str) -> AsyncIterator[Wire]:
+    """A way to the database that can be cut."""
+    async with Wire(database_url).running() as wire:
+        yield wire
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    """Where processes may run; what they have logged is shown when the test fails."""
+    with place() as found:
+        yield found
 
 
 @pytest.fixture

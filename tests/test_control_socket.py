@@ -8,13 +8,12 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from processes import Place, ask, place, wait_for
+from processes import Place, ask, wait_for
 
 from parallama.admin.control import SOCKET_FILE, asked, control_app, serving
 from parallama.errors import ConfigError, Unavailable
@@ -29,12 +28,6 @@ async def _hello(_request: web.Request) -> web.Response:
 
 def answers() -> web.Application:
     return control_app({"/hello": _hello})
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 async def test_only_its_owner_may_ask_whatever_the_umask_is(tmp_path: Path) -> None:

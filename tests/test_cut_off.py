@@ -31,18 +31,19 @@ def tokens(row: dict[str, Any]) -> tuple[int | None, int | None, bool]:
     return row["prompt_tokens"], row["output_tokens"], row["estimated"]
 
 
-async def answer(gateway: RunningGateway) -> None:
-    """A whole one, from which the speed of the model is known."""
+async def held(gateway: RunningGateway, node: FakeOllama) -> Gate:
+    """What holds the next answer, after a whole one, from which the speed of the model is known."""
     async with asked(gateway, PATH, UNARY) as client:
         assert (await client.answer("POST")).json()["eval_count"] >= 8
+    head = Gate()
+    node.cue(Answer(hold_head=head), PATH)
+    return head
 
 
 async def test_who_leaves_while_all_connections_are_in_use_has_cost_nothing(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
-    await answer(gateway)
-    head = Gate()
-    node.cue(Answer(hold_head=head), PATH)
+    head = await held(gateway, node)
     pool = gateway.app[POOL].nodes[0]
     async with asked(gateway, PATH, UNARY) as first:
         await head.reached.wait()
@@ -59,9 +60,7 @@ async def test_who_leaves_while_all_connections_are_in_use_has_cost_nothing(
 async def test_who_leaves_before_a_document_pays_at_most_what_it_asked_for(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
-    await answer(gateway)
-    head = Gate()
-    node.cue(Answer(hold_head=head), PATH)
+    head = await held(gateway, node)
     async with asked(gateway, PATH, UNARY):
         await head.reached.wait()
     prompt, output, estimated = tokens((await gateway.rows(2))[1])
@@ -72,9 +71,7 @@ async def test_who_leaves_before_a_document_pays_at_most_what_it_asked_for(
 async def test_who_leaves_before_the_first_line_of_a_stream_pays_for_the_prompt(
     gateway: RunningGateway, node: FakeOllama
 ) -> None:
-    await answer(gateway)
-    head = Gate()
-    node.cue(Answer(hold_head=head), PATH)
+    head = await held(gateway, node)
     async with asked(gateway, PATH, {**UNARY, "stream": True}):
         await head.reached.wait()
     assert tokens((await gateway.rows(2))[1]) == (5, None, True)

@@ -14,12 +14,6 @@ from parallama.testing import Answer, FakeOllama
 NODE = {"PARALLAMA__NODES__0__NAME": "gone", "PARALLAMA__NODES__0__URL": "http://127.0.0.1:1"}
 
 
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def at_home() -> Iterator[tuple[Place, Running]]:
     """A quickstart with the simulator."""

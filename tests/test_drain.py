@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from asking import CHAT, STREAMS, Gate, bearer, node_path
-from processes import Place, Running, place
+from processes import Place, Running
 from raw_http import CEILING_S, RawClient, raw_client, request_bytes
 from running import eventually
 from wire import Wire
@@ -232,12 +232,6 @@ class Stuck(Wire):
                 await self.flows.wait()
                 held.feed_data(data)
         held.feed_eof()
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 @pytest.fixture

@@ -30,12 +30,6 @@ ROOT = Path(__file__).parent.parent
 HELLO = {"model": "qwen3:0.6b", "prompt": "hello", "stream": False, "options": {"num_predict": 1}}
 
 
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def first() -> Iterator[Running]:
     """A first run, with the simulator, for tests that only ask."""

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
 import pytest
-from processes import Place, ask, place
+from processes import Place, ask
 
 NODE: dict[str, Any] = {"PARALLAMA__NODES__0__NAME": "gone", "PARALLAMA__NODES__0__URL": "http://127.0.0.1:1"}
 """A node that is not there."""
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 def said(here: Place, *arguments: str, **env: str) -> str:

@@ -8,24 +8,18 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from processes import Place, Running, alive, ask, place, processes_of, wait_for
+from processes import Place, Running, alive, ask, processes_of, wait_for
 
 from parallama.errors import ConfigError
 from parallama.server import bind, url_of
 from parallama.testing import Answer, FakeOllama
 
 ASK = {"model": "llama3.2:1b", "prompt": "hello"}
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 async def off_loop(what: Callable[..., Any], *args: Any) -> Any:

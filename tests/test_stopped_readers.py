@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from asking import CHAT, bearer
-from processes import Place, Running, ask, place, wait_for
+from processes import Place, Running, ask, wait_for
 from raw_http import request_bytes
 from slow_reader import slow_reader
 
@@ -29,12 +28,6 @@ LINE = (
 WAITING = 450 * KB
 LINES = WAITING // (len(LINE) + 6)
 """A bit less than may wait for a reader, each line with the framing of its chunk."""
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 def started(here: Place, database_url: str, node: FakeOllama) -> tuple[Running, str]:

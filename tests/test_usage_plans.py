@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from e2e.databases import fresh_database
 from kept_gateway import in_one_loop
+from plans import relations
 from running import PATIENT
 
 from parallama.db import query
@@ -78,16 +79,6 @@ def every_report() -> Iterator[tuple[str, tuple[object, ...]]]:
     for which in filters:
         yield SQL.report.sql, (["day"], list(SPAN), None, None, *which, *SPAN, *[None] * 6, 100)
     yield query.load("seeds").hours.sql, ([SOMEBODY, usage_fill.key_id(15)], SPAN[0])
-
-
-def relations(plan: Any) -> set[str]:
-    """The tables that a plan reads."""
-    if isinstance(plan, list):
-        return set().union(*map(relations, plan))
-    if not isinstance(plan, dict):
-        return set()
-    here = {plan["Relation Name"]} if "Relation Name" in plan else set()
-    return here.union(*map(relations, plan.values()))
 
 
 async def test_every_report_reads_sums_and_no_row(filled: Any) -> None:

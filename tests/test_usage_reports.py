@@ -12,6 +12,7 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+from plans import relations
 from usage_rows import make_row, store
 
 from parallama.db import query
@@ -178,16 +179,6 @@ async def test_an_unknown_user_is_an_error_and_a_deleted_one_is_not(reports: Usa
     for ask in (reports.user_id, reports.export):
         with pytest.raises(NotFound, match="'nobody'"):
             await ask("nobody")
-
-
-def relations(plan: Any) -> set[str]:
-    """The tables that a plan reads."""
-    if isinstance(plan, list):
-        return set().union(*map(relations, plan))
-    if not isinstance(plan, dict):
-        return set()
-    here = {plan["Relation Name"]} if "Relation Name" in plan else set()
-    return here.union(*map(relations, plan.values()))
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

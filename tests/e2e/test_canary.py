@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +12,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 from e2e.canary_identity import Visitor, audit, identify, secrets_of
-from processes import Answer, Place, Running, ask, place
+from processes import Answer, Place, Running, ask
 
 from parallama.db.cluster import Cluster
 from parallama.testing import Answer as Cue
@@ -32,12 +31,6 @@ LINES = [
     json.dumps({"model": MODEL, "message": {"role": "assistant", "content": ANSWER}, "done": False}).encode() + b"\n",
     json.dumps({"model": MODEL, "message": {"role": "assistant", "content": ""}, "done": True}).encode() + b"\n",
 ]
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
 
 
 def successes(url: str, key: str, node: FakeOllama) -> list[bytes]:

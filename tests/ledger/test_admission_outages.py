@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from asking import bearer
 from gateways import connected, serve
 from limited_people import GENERATE, Person, new_person, nothing_held, statuses
-from processes import Place, place
+from processes import Place
 from raw_http import RawClient
 from running import RunningGateway, eventually, running_gateway
 from wire import Wire
@@ -23,18 +22,6 @@ from parallama.identity.limits import Limits
 from parallama.identity.terms import Subject
 from parallama.identity.users import Users
 from parallama.testing import FakeOllama
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
-
-
-@pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
 
 
 async def status(client: RawClient, key: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,6 @@ from parallama.db.query import Query
 from parallama.ledger import entries, left
 
 ROWS = Query("rows", (), "SELECT * FROM usage ORDER BY id")
-
-
-@pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
 
 
 def ended(count: int) -> tuple[list[Any], list[bytes]]:

@@ -9,13 +9,12 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from gateways import Load, ask, connected, number_of, rows_by_number, serve, wrong
 from journals import rows_in, said
-from processes import Place, Running, place
+from processes import Place, Running
 from running import eventually
 from sums import sums_agree
 from wire import Wire
@@ -28,18 +27,6 @@ from parallama.testing import FakeOllama, fake_ollama
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 CLIENTS = 8
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as found:
-        yield found
-
-
-@pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from asking import Gate
-from e2e.databases import fresh_database
 from limited_people import Person, new_person
 from redis_server import RedisServer, redis_server
 from running import RunningGateway, eventually, running_gateway
@@ -27,7 +26,7 @@ from parallama.ledger import redis_store
 from parallama.ledger.store import Uncountable
 from parallama.limits import Counter, Meter, Period, Scope
 from parallama.server import make_runner
-from parallama.testing import Answer, FakeOllama, fake_ollama
+from parallama.testing import Answer, FakeOllama
 
 REQUESTS = Scope("*", None, Meter.REQUESTS, Period.DAY)
 
@@ -39,29 +38,10 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def url(postgres: str) -> AsyncIterator[str]:
-    async with fresh_database(postgres) as url:
-        yield url
-
-
-@pytest.fixture
-async def wire(url: str) -> AsyncIterator[Wire]:
-    """From the gateway here to the database."""
-    async with Wire(url).running() as wire:
+async def wire_there(database_url: str) -> AsyncIterator[Wire]:
+    """From the gateway there to the database, as `wire` is from the one here."""
+    async with Wire(database_url).running() as wire:
         yield wire
-
-
-@pytest.fixture
-async def wire_there(url: str) -> AsyncIterator[Wire]:
-    """From the gateway there."""
-    async with Wire(url).running() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[FakeOllama]:
-    async with fake_ollama() as node:
-        yield node
 
 
 @pytest.fixture

@@ -36,12 +36,6 @@ PARTITIONS = """SELECT relname FROM pg_class JOIN pg_inherits ON oid = inhrelid
 
 
 @pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
-
-
-@pytest.fixture
 async def wired(wire: Wire) -> AsyncIterator[Database]:
     """A database that is reached through the wire."""
     async with Database(wire.url, DatabaseSettings(connect_s=2, acquire_s=2)).running() as database:
