@@ -7,10 +7,9 @@ granted. They go by what Ollama makes of a native body; who may spend how much i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from parallama.exchange import Usage
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import MESSAGE_TOKENS, Model
 from parallama.ledger.prompts import (
@@ -79,13 +78,10 @@ def bound(
     )
 
 
-def held(usage: Usage, outbounds: Sequence[Outbound], use: Use, model: Model) -> Usage:
-    """`usage` of `outbounds`, all of them of `model`, with no more of an estimated prompt than a node can read: it cuts
-    off what its context does not hold."""
-    tokens = usage.prompt_tokens
-    if usage.final or tokens is None:
-        return usage
-    return replace(usage, prompt_tokens=min(tokens, bound(outbounds, use, model).prompt))
+def readable_prompt(tokens: int, outbounds: Sequence[Outbound], use: Use, model: Model) -> int:
+    """Of the estimated `tokens` of the prompts of `outbounds`, all of `model`, those that a node can read: it cuts off
+    what its context does not hold."""
+    return min(tokens, bound(outbounds, use, model).prompt)
 
 
 def _unbounded(weight: float) -> Bound:

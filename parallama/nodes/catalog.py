@@ -70,6 +70,8 @@ class Catalog:
         if listed is None:
             return Model()
         shown = self._described.get(listed.digest, Model())
+        if shown.longest_context and shown.capabilities:
+            return shown
         return replace(
             shown,
             longest_context=shown.longest_context or listed.longest_context,

@@ -18,7 +18,7 @@ from parallama.exchange import Caller, Exchange, Usage, checked
 from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
 from parallama.gateway.described import Model
 from parallama.gateway.families import Mounted, Serving
-from parallama.ledger.bounds import held
+from parallama.ledger.bounds import readable_prompt
 from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.proxy.admission import Admission
@@ -133,8 +133,12 @@ class Relay:
             _error.exception("bug", extra={"fields": {"request_id": str(exchange.id)}})
 
     def _held(self, usage: Usage, use: Use, codec: Codec) -> Usage:
+        """With no more of an estimated prompt than a node can read."""
+        if usage.final or usage.prompt_tokens is None:
+            return usage
         name = next((outbound.target or outbound.model for outbound in codec.outbounds), None)
-        return held(usage, codec.outbounds, use, self._pool.catalog.described(name) if name else Model())
+        model = self._pool.catalog.described(name) if name else Model()
+        return replace(usage, prompt_tokens=readable_prompt(usage.prompt_tokens, codec.outbounds, use, model))
 
     def _opened(self, route: Route, inbound: Inbound) -> Codec:
         """The codec of an exchange. Raises ApiError."""
