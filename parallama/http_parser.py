@@ -161,8 +161,9 @@ class StrictParser(HttpRequestParser):
         messages, upgraded, tail = super().feed_data(data)
         for message, _ in messages:
             judge(message)
-        whole = self._due == 0 and not self._line and data != b""
-        if self._due == 0 and data:
+        begins = self._due == 0 and data != b""
+        whole = begins and not self._line
+        if begins:
             self._look(data)
         if messages:
             self._take(messages, data, whole=whole)

@@ -145,6 +145,11 @@ class Connection(web.RequestHandler):
         self.head_ends()
         super().connection_lost(exc)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading; whoever takes a body asks for it, also where nobody has paused."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     def head_begins(self) -> None:
         """The parser has a part of a head: the rest has to come in time."""
         if self._head_timer is None:
