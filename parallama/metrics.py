@@ -6,7 +6,6 @@ is `other`, so that the number of series is bounded by what is installed.
 
 from __future__ import annotations
 
-from collections import Counter as Counts
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 
@@ -15,12 +14,12 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
 
 from parallama.exchange import Exchange
+from parallama.histogram import Histogram
 from parallama.version import __version__
 
 # the buckets of vLLM, so that its dashboards carry over
@@ -120,35 +119,37 @@ class Metrics:
 
     def _keep_children(self) -> None:
         # `labels()` costs more than the count itself
-        self._duration = lru_cache(256)(self.duration.labels)
-        self._first_byte = lru_cache(256)(self.first_byte.labels)
-        self._speed = lru_cache(256)(self.speed.labels)
         self._requests = lru_cache(4096)(self.requests.labels)
         self._tokens = lru_cache(4096)(self.tokens.labels)
 
     def end(self, ended: Iterable[tuple[Exchange, float]], named: Callable[[str], str | None]) -> None:
         """Count exchanges that have ended, each with its duration in seconds; `named` gives the node's own name of a
         model, None when no node has it."""
-        requests: Counts[tuple[str, str, int, str]] = Counts()
-        tokens: Counts[tuple[str, str, str]] = Counts()
+        requests: dict[tuple[str, str, int, str], int] = {}
+        tokens: dict[tuple[str, str, str], int] = {}
         for exchange, duration_s in ended:
-            gateway, operation, usage = exchange.gateway, exchange.operation, exchange.usage
-            requests[gateway, operation, exchange.status, exchange.outcome.value] += 1
-            self._duration(gateway, operation).observe(duration_s)
+            usage, gateway = exchange.usage, exchange.gateway
+            kind = (gateway, exchange.operation)
+            outcome = (*kind, exchange.status, exchange.outcome._value_)  # a member's `value` is a function
+            requests[outcome] = requests.get(outcome, 0) + 1
+            self.duration.observe(kind, duration_s)
             if (first_byte_s := exchange.first_byte_s) is not None:
-                self._first_byte(gateway, operation).observe(first_byte_s)
+                self.first_byte.observe(kind, first_byte_s)
             model = (exchange.model and named(exchange.model)) or "other"
-            tokens[gateway, model, "prompt"] += usage.prompt_tokens or 0
-            tokens[gateway, model, "output"] += usage.output_tokens or 0
-            if (speed := generation_speed(exchange, duration_s)) is not None:
-                self._speed(model, exchange.node).observe(speed)
+            if usage.prompt_tokens:
+                asked = (gateway, model, "prompt")
+                tokens[asked] = tokens.get(asked, 0) + usage.prompt_tokens
+            if usage.output_tokens:
+                answered = (gateway, model, "output")
+                tokens[answered] = tokens.get(answered, 0) + usage.output_tokens
+            if exchange.streamed and (speed := generation_speed(exchange, duration_s)) is not None:
+                self.speed.observe((model, str(exchange.node)), speed)
             if exchange.context_full:
                 self.context_full.labels(gateway, model).inc()
-        for (gateway, operation, status, outcome), count in requests.items():
-            self._requests(gateway, operation, str(status), outcome).inc(count)
+        for (gateway, operation, status, outcome_name), count in requests.items():
+            self._requests(gateway, operation, str(status), outcome_name).inc(count)
         for labels, count in tokens.items():
-            if count:
-                self._tokens(*labels).inc(count)
+            self._tokens(*labels).inc(count)
 
 
 def generation_speed(exchange: Exchange, duration_s: float) -> float | None:
