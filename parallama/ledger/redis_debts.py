@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from parallama.db.redis import Word
 
@@ -18,10 +18,8 @@ _FEW = 200
 _MOST = 100_000
 
 
-class _Debt(NamedTuple):
-    operation: str
-    words: Sequence[Word]
-    paid: Callable[[Reply], None]
+_Debt = tuple[str, Sequence[Word], Callable[[Reply], None]]
+"""An operation, its words, and whom to tell that it was done."""
 
 
 class Debts:
@@ -30,36 +28,36 @@ class Debts:
     def __init__(
         self,
         send: Callable[[str, Sequence[Word]], asyncio.Future[Reply]],
+        hears: Callable[[], bool],
         outcome: Callable[[asyncio.Future[Reply]], Reply | None],
     ) -> None:
-        """`outcome` tells what was done; None: nothing."""
+        """`hears`: whether Redis can be told at once; `outcome` tells what was done; None: nothing."""
         self.lost = 0
         """Given up, the oldest first, where there were too many."""
-        self._send, self._outcome = send, outcome
+        self._send, self._hears, self._outcome = send, hears, outcome
         self._owed: dict[object, _Debt] = {}
         self._unsent: deque[object] = deque()
         self._none = asyncio.Event()
-        self._none.set()
+        """Cleared by those who wait for it."""
 
     def __len__(self) -> int:
         return len(self._owed)
 
     async def settled(self) -> None:
         """Wait until there are none."""
-        await self._none.wait()
+        if self._owed:
+            self._none.clear()
+            await self._none.wait()
 
-    def owe(
-        self, key: object, operation: str, words: Sequence[Word], paid: Callable[[Reply], None], *, now: bool
-    ) -> None:
-        """`now`: whether Redis can be told at once. Of two with one `key` the first counts. Calls `paid` once."""
+    def owe(self, key: object, operation: str, words: Sequence[Word], paid: Callable[[Reply], None]) -> None:
+        """Of two with one `key` the first counts. Calls `paid` once."""
         if key in self._owed:
             return
         if len(self._owed) >= _MOST:
             del self._owed[next(iter(self._owed))]
             self.lost += 1
-        self._owed[key] = _Debt(operation, words, paid)
-        self._none.clear()
-        if now:
+        self._owed[key] = operation, words, paid
+        if self._hears():
             self._pay(key)
         else:
             self._unsent.append(key)
@@ -76,8 +74,8 @@ class Debts:
                     raise TimeoutError
 
     def _pay(self, key: object) -> asyncio.Future[Reply]:
-        debt = self._owed[key]
-        answer = self._send(debt.operation, debt.words)
+        operation, words, _ = self._owed[key]
+        answer = self._send(operation, words)
         answer.add_done_callback(partial(self._answered, key))
         return answer
 
@@ -88,6 +86,7 @@ class Debts:
         if reply is None:
             self._unsent.append(key)
             return
-        self._owed.pop(key).paid(reply)
+        _, _, paid = self._owed.pop(key)
+        paid(reply)
         if not self._owed:
             self._none.set()

@@ -11,13 +11,13 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import tzinfo
-from itertools import count
+from itertools import compress, count
 from uuid import UUID, uuid4
 
 from parallama.db.redis import Word
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
-from parallama.ledger.redis_words import counter, granted, name, seeded, standing, standings
+from parallama.ledger.redis_words import Spoken, counter, name, seeded, standings
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
@@ -51,6 +51,7 @@ class RedisStore:
         self.overrun = 0
         """Weighted tokens, since the start, that requests cost beyond what they had reserved of a strict limit."""
         self._session = Session(url, zone, instance or uuid4().hex, prefix, now, terms)
+        self._spoken = Spoken()
         self._debts = count()
 
     @property
@@ -92,30 +93,38 @@ class RedisStore:
         """Wait until nothing is owed."""
         await self._session.debts.settled()
 
-    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+    async def reserve(self, id: UUID, limits: tuple[Limit, ...], cost: Cost) -> Grant | Refusal | Unknown:
         """As Store says. When it raises Uncountable, or is cancelled, what it may have reserved is cancelled."""
-        if (held := self._session.live.get(id)) is not None:
-            return held.grant
+        session, name = self._session, id.hex
+        if (held := session.live.get(name)) is not None:
+            return held[0]
         if not limits:
-            return Grant(cost.output, (), self._session.time())
-        if not self._session.answers:
+            return Grant(cost.output, (), session.time())
+        if not session.answers:
             raise Uncountable
+        least, spoken = min(cost.least_output, cost.output), self._spoken.of(limits)
+        words = (name, cost.output, least, cost.weight, cost.prompt, cost.prompt_estimate, spoken)
         answered = False
         try:
-            reply = await self._session.ask("reserve", *_request(id, limits, cost))
+            reply = await session.answer("reserve", words)
             answered = True
         finally:
             if not answered:
                 self.cancel(id)
-        return self._decided(id, limits, cost, reply)
+        if reply[0] != b"grant":
+            return _not_granted(limits, reply)
+        _, output, at, used, reserved, ends, amounts = reply
+        grant = Grant(output, standings(limits, used, reserved, ends), float(at))
+        session.live[name] = grant, cost.weight, amounts
+        return grant
 
     def settle(self, id: UUID, spent: Spent) -> None:
         """As Store says. Redis is told until it acknowledges."""
-        self._finish(id, spent.prompt, spent.output)
+        self._finish(id.hex, spent)
 
     def cancel(self, id: UUID) -> None:
         """As Store says. Redis is told until it acknowledges."""
-        self._finish(id)
+        self._finish(id.hex)
 
     def seed(
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
@@ -131,13 +140,13 @@ class RedisStore:
         if not limits:
             return []
         reply = await self._session.ask("standings", len(limits), *[word for limit in limits for word in name(limit)])
-        figures = zip(limits, reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True)
-        return [standing(limit, (used, reserved, end)) for limit, known, used, reserved, end in figures if known]
+        _, known, *figures = reply
+        return [*compress(standings(limits, *figures), known)]
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says. Redis is told until it acknowledges."""
         words = ["all"] if subjects is None else [subject.hex for subject in subjects]
-        self._session.owe(next(self._debts), "change", words, lambda _reply: None)
+        self._session.debts.owe(next(self._debts), "change", words, lambda _reply: None)
 
     async def counts(self) -> Mapping[Counter, int]:
         """As Store says, whichever process has counted."""
@@ -154,7 +163,7 @@ class RedisStore:
 
     async def held(self) -> Collection[UUID]:
         """As Store says."""
-        return [*self._session.live]
+        return [UUID(name) for name in self._session.live]
 
     async def shipped(self) -> bool:
         """Until what the other processes have settled by now is in the database, as far as they say; False: that may
@@ -170,7 +179,7 @@ class RedisStore:
 
     def adopted(self, instance: str) -> None:
         """What a process that is no more has settled is in the database. Redis is told until it acknowledges."""
-        self._session.owe(next(self._debts), "complete", [instance], lambda _reply: None)
+        self._session.debts.owe(next(self._debts), "complete", [instance], lambda _reply: None)
 
     async def abandon(self, instance: str) -> int:
         """Release what a process that will never come back has reserved, slots of concurrency too: of how many
@@ -197,29 +206,18 @@ class RedisStore:
             if cursor == b"0":
                 return
 
-    def _finish(self, id: UUID, *spent: int) -> None:
-        self._session.live.pop(id, None)
-        self._session.owe(id, "finish", (id.hex, *spent), self._finished)
+    def _finish(self, name: str, spent: Sequence[int] = ()) -> None:
+        self._session.live.pop(name, None)
+        self._session.debts.owe(name, "finish", (name, *spent), self._finished)
 
     def _finished(self, reply: Reply) -> None:
         self.overrun += reply[1]
 
-    def _decided(self, id: UUID, limits: Sequence[Limit], cost: Cost, reply: Reply) -> Grant | Refusal | Unknown:
-        outcome, *parts = reply
-        if outcome == b"unknown":
-            return Unknown({limits[i].counter: word.decode() for i, word in zip(parts[::2], parts[1::2], strict=True)})
-        if outcome == b"refusal":
-            worst, wait_s, under_way, *figures = parts
-            every = standings(limits, figures)
-            return Refusal(every[worst], float(wait_s) if wait_s else None, bool(under_way), every)
-        output, at, *figures = parts
-        self._session.live[id] = held = granted(limits, output, float(at), cost.weight, figures)
-        return held.grant
 
-
-def _request(id: UUID, limits: Sequence[Limit], cost: Cost) -> Sequence[Word]:
-    words: list[Word] = [id.hex, cost.output, min(cost.least_output, cost.output), repr(cost.weight), len(limits)]
-    for limit in limits:
-        prompt = cost.prompt if limit.strict else cost.prompt_estimate
-        words += (*name(limit), limit.amount, prompt, int(limit.strict))
-    return words
+def _not_granted(limits: Sequence[Limit], reply: Reply) -> Refusal | Unknown:
+    outcome, *parts = reply
+    if outcome == b"unknown":
+        return Unknown({limits[i].counter: word.decode() for i, word in zip(parts[::2], parts[1::2], strict=True)})
+    worst, wait_s, under_way, *figures = parts
+    every = standings(limits, *figures)
+    return Refusal(every[worst], float(wait_s) if wait_s else None, bool(under_way), every)

@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import floor
-from typing import NamedTuple
 from uuid import UUID
+
+import orjson
 
 from parallama.db.redis import Word
 from parallama.ledger.store import Grant, Standing
 from parallama.limits import Counter, Limit, Meter, Period, Scope
 
+Held = tuple[Grant, float, Sequence[int]]
+"""A reservation: its grant, the weight of its tokens, and what it holds of each of its limits."""
 
-class Held(NamedTuple):
-    """A reservation."""
+_MOST = 4096
+"""Tuples of limits whose words are kept: those of as many callers."""
+_standing = partial(tuple.__new__, Standing)  # a third of what its own constructor takes
 
-    grant: Grant
-    weight: float
-    amounts: Sequence[int]
-    """Of each of its limits."""
 
-    def words(self, id: UUID) -> Iterable[Word]:
-        """For a server that does not know it."""
-        yield from (id.hex, repr(self.weight), len(self.amounts))
-        for standing, amount in zip(self.grant.standings, self.amounts, strict=True):
-            yield from name(standing.limit)
-            yield from (amount, int(standing.limit.strict), int(standing.reset_at or 0))
+class Spoken:
+    """What the script is told of limits, made once for those of a caller, which come again with each request."""
+
+    def __init__(self) -> None:
+        self._words: dict[int, tuple[tuple[Limit, ...], bytes]] = {}
+        """By the id of a tuple, which stays its own since the tuple is kept too: to hash limits takes longer."""
+
+    def of(self, limits: tuple[Limit, ...]) -> bytes:
+        """JSON of their number, and of each what `name` says, its amount, and 1 if it is strict."""
+        if (found := self._words.get(id(limits))) is None:
+            if len(self._words) >= _MOST:
+                self._words.clear()
+            found = self._words[id(limits)] = limits, _spoken(limits)
+        return found[1]
+
+
+def _spoken(limits: Sequence[Limit]) -> bytes:
+    words = [word for limit in limits for word in (*name(limit), limit.amount, int(limit.strict))]
+    return orjson.dumps([len(limits), *words])
+
+
+def registered(id: str, held: Held) -> Iterable[Word]:
+    """A reservation, for a server that does not know it."""
+    grant, weight, amounts = held
+    yield from (id, weight, len(amounts))
+    for standing, amount in zip(grant.standings, amounts, strict=True):
+        yield from name(standing.limit)
+        yield from (amount, int(standing.limit.strict), int(standing.reset_at or 0))
 
 
 def name(counted: Limit | Counter) -> tuple[str, str, str]:
@@ -56,20 +79,8 @@ def by_second(amounts: Iterable[tuple[float, int]]) -> Sequence[tuple[int, int]]
     return sorted(sums.items())
 
 
-def granted(limits: Sequence[Limit], output: int, at: float, weight: float, figures: Sequence[int]) -> Held:
-    """From four figures a limit."""
-    threes = zip(figures[::4], figures[1::4], figures[2::4], strict=True)
-    standings = [standing(limit, three) for limit, three in zip(limits, threes, strict=True)]
-    return Held(Grant(output, standings, at), weight, figures[3::4])
-
-
-def standing(limit: Limit, figures: tuple[int, int, int]) -> Standing:
-    """From what was used, what is reserved, and an end that is 0 where there is none."""
-    used, reserved, ends_at = figures
-    return Standing(limit, used, reserved, float(ends_at) if ends_at else None)
-
-
-def standings(limits: Sequence[Limit], figures: Sequence[int]) -> Sequence[Standing]:
-    """From three figures a limit."""
-    threes = zip(figures[::3], figures[1::3], figures[2::3], strict=True)
-    return [standing(limit, three) for limit, three in zip(limits, threes, strict=True)]
+def standings(
+    limits: Iterable[Limit], used: Iterable[int], reserved: Iterable[int], ends: Iterable[float | None]
+) -> Sequence[Standing]:
+    """From what the script says of each limit, in their order."""
+    return [*map(_standing, zip(limits, used, reserved, ends, strict=True))]

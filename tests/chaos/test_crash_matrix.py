@@ -71,7 +71,7 @@ _TAKING_OVER = (
 """Steps of who takes over what another one has left, of each the first time that it comes to it."""
 
 _STORES = {"memory": "parallama.ledger.memory:MemoryStore", "redis": "parallama.ledger.redis_store:RedisStore"}
-_REDIS = ("parallama.ledger.redis_debts:Debts._pay before", "parallama.ledger.redis_session:Session.ask after")
+_REDIS = ("parallama.ledger.redis_debts:Debts._pay before", "parallama.ledger.redis_session:Session.answer after")
 _REQUESTS = 1200
 """More than are asked before the last gateway."""
 _KINDS = {"mixed": (0, 1), "streams": (0, 2), "documents": (1, 2)}

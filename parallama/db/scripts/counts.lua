@@ -35,15 +35,20 @@ local root = base .. epoch
 local time = call('TIME')
 local here = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local now = tonumber(ARGV[3]) or here
-local argument = 5
+local words, argument = ARGV, 5
 
 local function take()
   argument = argument + 1
-  return ARGV[argument]
+  return words[argument]
 end
 
 local function number()
   return tonumber(take())
+end
+
+-- Go on with the words of the next one, which is a list in JSON.
+local function unfold()
+  words, argument = cjson.decode(take()), 0
 end
 
 local changes = {}
@@ -244,14 +249,15 @@ local function open_slot(count, id)
   call('EXPIRE', count.key, DAY_S)
 end
 
-local function add_standing(answer, count)
-  local stop = count.ends
-  if count.period == 'now' then
-    stop = 0
-  elseif stop == 0 then
-    stop = ends[count.period]
+-- Three lists end the answer: what was used of each, what is reserved, when it ends, if time ends it.
+local function add_standings(answer, counts)
+  local used, reserved, stops = {}, {}, {}
+  for index, count in ipairs(counts) do
+    used[index], reserved[index] = count.used, count.reserved
+    stops[index] = count.period ~= 'now' and (count.ends > 0 and count.ends or ends[count.period])
   end
-  answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = count.used, count.reserved, stop
+  answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = used, reserved, stops
+  return answer
 end
 
 -- The counters that the next arguments name, or what to answer instead. `more` reads what follows each name.

@@ -45,12 +45,11 @@ local function standings()
   if failed then
     return failed
   end
-  local answer = { 'ok' }
-  for _, count in ipairs(counts) do
-    answer[#answer + 1] = count.asked and 1 or 0
-    add_standing(answer, count)
+  local known = {}
+  for index, count in ipairs(counts) do
+    known[index] = count.asked and 1 or 0
   end
-  return answer
+  return add_standings({ 'ok', known }, counts)
 end
 
 -- counters with what is to be added to what was used, and how much of that is left at least

@@ -61,11 +61,7 @@ local function refuse(counts, least, weight)
     end
   end
   local wait_s = worst_wait < math.huge and string.format('%.17g', worst_wait) or ''
-  local answer = { 'refusal', worst - 1, wait_s, 1 - worst_used }
-  for _, count in ipairs(counts) do
-    add_standing(answer, count)
-  end
-  return answer
+  return add_standings({ 'refusal', worst - 1, wait_s, 1 - worst_used }, counts)
 end
 
 -- requests
@@ -76,7 +72,7 @@ local function hold(id, weight, charges, latest)
 end
 
 local function grant(id, counts, output, weight)
-  local answer, charges, latest = { 'grant', output, string.format('%.17g', now) }, {}, 0
+  local charges, amounts, latest = {}, {}, 0
   for index, count in ipairs(counts) do
     local amount, id_of_bucket = cost(count.meter, count.prompt, output, weight), 0
     if count.period == 'now' then
@@ -87,22 +83,26 @@ local function grant(id, counts, output, weight)
       latest = math.max(latest, count.ends)
     end
     charges[index] = { count.name, count.period, count.meter, id_of_bucket, amount, count.strict }
-    add_standing(answer, count)
-    answer[#answer + 1] = amount
+    amounts[index] = amount
   end
   hold(id, weight, charges, latest)
+  local answer = add_standings({ 'grant', output, string.format('%.17g', now) }, counts)
+  answer[#answer + 1] = amounts
   return answer
 end
 
--- id, output, least output, weight, limits with amount, prompt and whether they are strict
+-- id, output, least output, weight, most that the prompt may have and what it probably has, and as a list in JSON,
+-- since it is always the same: limits with amount and whether they are strict
 local function reserve()
   if tonumber(state.opens) > here then
     return { 'wait' }
   end
-  local id, output, least, weight = take(), number(), number(), number()
+  local id, output, least, weight, prompt, estimate = take(), number(), number(), number(), number(), number()
   local room = output
+  unfold()
   local counts, failed = read(function(count)
-    count.amount, count.prompt, count.strict = number(), number(), number()
+    count.amount, count.strict = number(), number()
+    count.prompt = count.strict == 1 and prompt or estimate
     if count.period == 'now' and count.reserved >= count.amount then
       reap(count)
     end
@@ -112,11 +112,7 @@ local function reserve()
     return failed
   end
   if call('EXISTS', root .. ':done:' .. id, root .. ':held:' .. id) > 0 then
-    local answer = { 'refusal', 0, '', 0 }
-    for _, count in ipairs(counts) do
-      add_standing(answer, count)
-    end
-    return answer
+    return add_standings({ 'refusal', 0, '', 0 }, counts)
   end
   if room < least then
     return refuse(counts, least, weight)
