@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -172,6 +173,9 @@ class UsageRecord(NamedTuple):
     """When its limits were charged, by the clock of whoever counts; None: nothing was reserved."""
 
 
+_row = partial(tuple.__new__, UsageRecord)
+
+
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """One client request, from accept to settle."""
@@ -211,45 +215,53 @@ class Exchange:
     """Most tokens that its answers may have together; None: no limit counts them."""
     closed: bool = False
     """Whether its row is written: nothing changes it any more."""
+    created_at: datetime | None = None
+    """The moment of its id; None: no row of it was made yet."""
 
     @property
     def first_byte_s(self) -> float | None:
         """Seconds from accept to the first byte of the answer's body; None: there was none."""
         return None if self.first_byte is None else self.first_byte - self.started
 
-    def record(self, now: float, coming: int = 0) -> UsageRecord:
+    def record(self, now: float, coming: int = 0, prompt_tokens: int | None = None) -> UsageRecord:
         """The row of this exchange as it stands at `now` (monotonic seconds), or will when the last `coming` bytes of
-        its answer have left. Needs a caller."""
-        caller, usage, first_byte = self.caller, self.usage, self.first_byte
-        if coming and first_byte is None:
-            first_byte = now
+        its answer have left; `prompt_tokens`: as long as nobody has counted them. Needs a caller."""
+        caller, usage, started, first_byte = self.caller, self.usage, self.started, self.first_byte
         if caller is None:
             raise ValueError("an exchange without a caller has no row")
-        counted = usage.prompt_tokens is not None or usage.output_tokens is not None
-        return UsageRecord(
-            id=self.id,
-            created_at=created_at(self.id),
-            user_id=caller.user_id,
-            username=caller.username,
-            key_id=caller.key_id,
-            gateway=self.gateway,
-            operation=self.operation,
-            model_asked=self.model_asked,
-            model=self.model,
-            node=self.node,
-            prompt_tokens=usage.prompt_tokens,
-            output_tokens=usage.output_tokens,
-            estimated=counted and not usage.final,
-            ttft_ms=None if first_byte is None else (first_byte - self.started) * 1000,
-            duration_ms=(now - self.started) * 1000,
-            status=self.status,
-            outcome=self.outcome,
-            error=self.error,
-            streamed=self.streamed,
-            request_bytes=self.request_bytes,
-            response_bytes=self.response_bytes + coming,
-            context_full=self.context_full,
-            client_request_id=self.client_request_id,
-            end_user=self.end_user,
-            charged_at=self.charged_at,
+        if coming and first_byte is None:
+            first_byte = now
+        if usage.prompt_tokens is not None:
+            prompt_tokens = usage.prompt_tokens
+        if self.created_at is None:
+            self.created_at = created_at(self.id)
+        # in the order of the fields: by their names it would take three times as long
+        return _row(
+            (
+                self.id,
+                self.created_at,
+                caller.user_id,
+                caller.username,
+                caller.key_id,
+                self.gateway,
+                self.operation,
+                self.model_asked,
+                self.model,
+                self.node,
+                prompt_tokens,
+                usage.output_tokens,
+                not usage.final and (prompt_tokens is not None or usage.output_tokens is not None),
+                None if first_byte is None else (first_byte - started) * 1000,
+                (now - started) * 1000,
+                self.status,
+                self.outcome._value_,  # `value` is a function
+                self.error,
+                self.streamed,
+                self.request_bytes,
+                self.response_bytes + coming,
+                self.context_full,
+                self.client_request_id,
+                self.end_user,
+                self.charged_at,
+            )
         )

@@ -12,9 +12,9 @@ from parallama.exchange import (
     Exchange,
     IdGenerator,
     KeyPolicy,
+    Outcome,
     Priority,
     Usage,
-    UsageRecord,
     created_at,
 )
 
@@ -75,7 +75,33 @@ def test_a_record_has_spans_in_milliseconds_and_every_column() -> None:
     record = exchange.record(101.5)
     assert (record.ttft_ms, record.duration_ms) == (250.0, 1500.0)
     assert isinstance(record.id, UUID)
-    assert UsageRecord._fields[:2] == ("id", "created_at")
+    assert record.created_at == created_at(record.id)
+
+
+def test_every_value_of_a_record_is_that_of_its_column() -> None:
+    exchange = _exchange(Usage(prompt_tokens=26, output_tokens=298, final=True))
+    columns = {
+        **{"operation": "chat", "model_asked": "asked", "model": "served", "node": "node-1", "status": 499},
+        **{"error": "code", "streamed": True, "request_bytes": 512, "response_bytes": 4096, "context_full": False},
+        **{"client_request_id": "mine", "end_user": "bob", "charged_at": datetime.now(UTC)},
+    }
+    for name, value in columns.items():
+        setattr(exchange, name, value)
+    exchange.outcome = Outcome.CANCELLED
+    caller = exchange.caller
+    assert caller is not None
+    assert exchange.record(100.5)._asdict() == {
+        **{"id": exchange.id, "created_at": created_at(exchange.id), "gateway": "ollama", "outcome": "cancelled"},
+        **{"user_id": caller.user_id, "username": "alice", "key_id": caller.key_id},
+        **{"prompt_tokens": 26, "output_tokens": 298, "estimated": False, "ttft_ms": None, "duration_ms": 500.0},
+        **columns,
+    }
+
+
+def test_a_prompt_that_nobody_has_counted_is_estimated() -> None:
+    assert _exchange(Usage()).record(101.0, prompt_tokens=7)[10:13] == (7, None, True)
+    counted = _exchange(Usage(prompt_tokens=1, output_tokens=3, final=True))
+    assert counted.record(101.0, prompt_tokens=7)[10:13] == (1, 3, False)
 
 
 def test_an_exchange_without_a_caller_has_no_row() -> None:
