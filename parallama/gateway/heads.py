@@ -22,7 +22,10 @@ class Head:
 
     def header(self, name: str) -> str:
         """The first value of `name`, which must be lower-case; empty when there is none."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,27 +36,28 @@ class NodeAnswer:
     head: Head
     """Known once `begin` has returned."""
 
+    # as they are at first: kept here, they cost an answer nothing until they change
+    begun = complete = reusable = False
+    _head_size = _framing_size = 0
+    _reason, _until_close = b"", True
+    _consume: Callable[[bytes], None] | None = None
+    _error: Exception | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _continued: asyncio.Event | None = None
+    _active = inf  # when the node last did something; inf: it is not its turn
+
     def __init__(
         self, source: Source, method: str, limits: Limits, started: float, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.begun = self.complete = self.reusable = False
         self._source = source
         self._limits = limits
         self._bodiless = method == "HEAD"
         self._parser = httptools.HttpResponseParser(self)
-        self._head_size = self._framing_size = 0
-        self._reason = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._until_close = True
         self._pieces: list[bytes] = []
         self._waiting = bytearray()
-        self._consume: Callable[[bytes], None] | None = None
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._loop = loop
-        self._continued: asyncio.Event | None = None
         self._started = started
-        self._active = inf  # when the node last did something; inf: it is not its turn
 
     def __enter__(self) -> Self:
         return self
@@ -69,13 +70,15 @@ class NodeAnswer:
     async def begin(self) -> None:
         """Wait for the head. Raises UpstreamFailed or TimedOut."""
         while not self.begun:
-            self._raise()
+            if self._error is not None:
+                raise self._error
             await self._wait()
 
     async def some(self) -> bytes:
         """What has come of the body, at least a byte; empty at its end. Raises UpstreamFailed or TimedOut."""
         while not self._waiting:
-            self._raise()
+            if self._error is not None:
+                raise self._error
             if self.complete:
                 return b""
             await self._wait()
@@ -96,7 +99,8 @@ class NodeAnswer:
             self._waiting.clear()
         self._go_on()
         while True:
-            self._raise()
+            if self._error is not None:
+                raise self._error
             if self.complete:
                 return
             await self._wait()
@@ -198,8 +202,8 @@ class NodeAnswer:
         self._until_close = not self.reusable and not any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
-        headers = tuple((name.decode("latin-1"), _text(value)) for name, value in self._headers)
-        self.head = Head(status, headers, self._reason.decode() if _plain(self._reason) else None)
+        headers = [(name.decode("latin-1"), _text(value)) for name, value in self._headers]
+        self.head = Head(status, tuple(headers), self._reason.decode() if _plain(self._reason) else None)
         self.begun = True
         self.complete = self._bodiless
         self._source.begun()
@@ -272,10 +276,6 @@ class NodeAnswer:
         if self._continued is not None:
             self._continued.set()
         self._wake()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -40,8 +40,8 @@ class Upstream:
         self._host = url.hostname or ""
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
-        self._prefix = quote(url.path, safe=_RESERVED).encode()
-        self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nUser-Agent: parallama/{__version__}\r\n".encode()
+        self._prefix = quote(url.path, safe=_RESERVED)
+        self._common = f" HTTP/1.1\r\nHost: {url.netloc}\r\nUser-Agent: parallama/{__version__}\r\n"
         self._limits = Limits(settings.first_byte_s, settings.idle_s, settings.total_s or None)
         self._free = asyncio.Semaphore(settings.max_connections) if settings.max_connections else None
         self._idle: deque[Connection] = deque()
@@ -129,18 +129,15 @@ class Upstream:
         return answer
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], framing: str) -> bytes:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = ""
+        for name, value in headers.items():
+            lines += f"{name}: {value}\r\n"
         if lines.count("\n") + lines.count("\r") != 2 * len(headers) or "\0" in lines:
             raise ValueError("a header holds what no header may hold")
+        if not _visible(path):
+            path = quote(path, safe=_RESERVED, errors="surrogateescape")
         # header values come in as latin-1 with surrogates for what was not (PEP 383), and leave as the same bytes
-        return b"%b %b%b%b%b%b\r\n" % (
-            method.encode(),
-            self._prefix,
-            (path if _visible(path) else quote(path, safe=_RESERVED, errors="surrogateescape")).encode(),
-            self._common,
-            lines.encode("utf-8", "surrogateescape"),
-            framing.encode(),
-        )
+        return f"{method} {self._prefix}{path}{self._common}{lines}{framing}\r\n".encode("utf-8", "surrogateescape")
 
     async def _acquire(self, deadline: float, free: asyncio.Semaphore | None) -> Connection:
         """A connection that is nobody else's; given back by `_take_back`. `deadline` is the event loop's time."""

@@ -125,8 +125,8 @@ class Conversation:
         codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        send = partial(lease.node.upstream.send, await_continue=waits, asking=ledger.dispatch)
-        sent = send(outbound.method, outbound.path, headers, content)
+        send, asking = lease.node.upstream.send, ledger.dispatch
+        sent = send(outbound.method, outbound.path, headers, content, await_continue=waits, asking=asking)
         if not (codec.heartbeat and codec.streams):
             return await self._pass_on(outbound, sent, None, ledger)
         with heartbeats.during(self._beat) as beats:
