@@ -6,12 +6,12 @@ fit every dialect are made here. Nothing here counts, and who asks brings the ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache, partial
 from math import ceil, inf
 from operator import attrgetter
-from typing import NamedTuple, Self
+from typing import NamedTuple, TypeVar
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
 from parallama.limits import EVERY, Limit, Meter, Period
@@ -44,6 +44,10 @@ _WINDOWS_S = {Period.MINUTE: 60, Period.HOUR: 3600, Period.DAY: 86_400}
 _UNITS = {Meter.REQUESTS: "requests", Meter.CONCURRENCY: "concurrent-requests"}
 
 
+S = TypeVar("S", bound=tuple[Limit, int, int, float | None])
+"""How a limit stands: what is used of it and what is reserved, and when that begins anew, as Quota has it."""
+
+
 class Quota(NamedTuple):
     """What is left of one limit of the caller."""
 
@@ -55,16 +59,28 @@ class Quota(NamedTuple):
     reset_at: float | None
     """Unix seconds when the count begins anew; None: time changes nothing."""
 
-    @classmethod
-    def of(cls, limit: Limit, taken: int, reset_at: float | None) -> Self:
-        """`taken`: what is used and reserved, which may be more than the limit."""
-        _, _, meter, period = limit.scope
-        amount = limit.amount
-        return cls(meter, period, amount, amount - taken if taken < amount else 0, reset_at)
-
     def reset_s(self, now: float) -> int | None:
         """Whole seconds from `now` until the count begins anew, never too few; None: time changes nothing."""
         return None if self.reset_at is None else seconds(self.reset_at - now)
+
+
+_quota = partial(tuple.__new__, Quota)  # a third of what its own constructor takes
+
+
+def left_of(standings: Iterable[S]) -> tuple[Sequence[Quota], Sequence[S]]:
+    """What is left of each limit, and the standings of those of which that is a fifth or less."""
+    quotas: list[Quota] = []
+    scarce: list[S] = []
+    for standing in standings:
+        limit, used, reserved, reset_at = standing
+        _, _, meter, period = limit.scope
+        amount = limit.amount
+        left = amount - used - reserved
+        if left * 5 <= amount:
+            scarce.append(standing)
+            left = max(left, 0)
+        quotas.append(_quota((meter, period, amount, left, reset_at)))
+    return quotas, scarce
 
 
 def tightest(quotas: Iterable[Quota], *meters: Meter) -> Quota | None:
@@ -85,20 +101,20 @@ def neutral_headers(quotas: Iterable[Quota], now: float) -> Mapping[str, str]:
     draft-ietf-httpapi-ratelimit-headers-10. It has no unit for tokens, and what names none counts requests: `tokens`
     is ours.
     """
-    told: dict[str, Quota] = {}
-    for quota in sorted(quotas, key=_remaining):
-        told.setdefault(_policy(quota.meter, quota.period), quota)
-    return {
-        "RateLimit-Policy": ", ".join([_allowed(quota.meter, quota.period, quota.limit) for quota in told.values()]),
-        "RateLimit": ", ".join(
-            [
-                f"{name};r={left if left < _MOST else _MOST}"
-                if reset_at is None
-                else f"{name};r={left if left < _MOST else _MOST};t={seconds(reset_at - now)}"
-                for name, (_, _, _, left, reset_at) in told.items()
-            ]
-        ),
-    }
+    policies: list[str] = []
+    states: dict[str, str] = {}
+    for meter, period, limit, left, reset_at in sorted(quotas, key=_remaining):
+        name, policy = _words(meter, period, limit)
+        if name in states:
+            continue
+        policies.append(policy)
+        if left > _MOST:
+            left = _MOST
+        if reset_at is None:
+            states[name] = f"{name};r={left}"
+        else:
+            states[name] = f"{name};r={left};t={ceil(reset_at - now) if reset_at > now else 0}"
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states.values())}
 
 
 def seconds(time_s: float) -> int:
@@ -106,17 +122,13 @@ def seconds(time_s: float) -> int:
     return ceil(time_s) if time_s > 0 else 0
 
 
-@cache
-def _policy(meter: Meter, period: Period) -> str:
-    """Its name, quoted."""
-    name = meter if period is Period.NOW else f"{meter}-{period}"
-    return f'"{name.replace("_", "-")}"'
-
-
 @lru_cache(1024)
-def _allowed(meter: Meter, period: Period, limit: int) -> str:
+def _words(meter: Meter, period: Period, limit: int) -> tuple[str, str]:
+    """The name of its policy, quoted, and the policy."""
+    title = meter if period is Period.NOW else f"{meter}-{period}"
+    name = f'"{title.replace("_", "-")}"'
     window = f";w={_WINDOWS_S[period]}" if period in _WINDOWS_S else ""
-    return f'{_policy(meter, period)};q={min(limit, _MOST)};qu="{_UNITS.get(meter, "tokens")}"{window}'
+    return name, f'{name};q={min(limit, _MOST)};qu="{_UNITS.get(meter, "tokens")}"{window}'
 
 
 def over_limit(

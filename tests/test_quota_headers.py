@@ -29,7 +29,7 @@ from parallama.exchange import Exchange, IdGenerator
 from parallama.gateway.api import Gateway, Reply, ReplyFacts, Route
 from parallama.limits import Meter, Period
 from parallama.proxy.headers import adds, sound
-from parallama.quotas import Quota, neutral_headers, tightest
+from parallama.quotas import Quota, left_of, neutral_headers, tightest
 from parallama.testing import FakeOllama
 
 MIDNIGHT = NOW + 8 * 3600 + 0.5
@@ -112,7 +112,9 @@ def test_the_tightest_has_the_least_left_and_of_equals_lasts_longest() -> None:
 
 @given(amount=st.integers(0, 2**53 - 1), taken=st.integers(0, 2**54))
 def test_less_than_nothing_is_never_left(amount: int, taken: int) -> None:
-    quota = Quota.of(limit(Meter.TOTAL_TOKENS, Period.DAY, amount), taken, MIDNIGHT)
+    standing = limit(Meter.TOTAL_TOKENS, Period.DAY, amount), taken // 2, taken - taken // 2, MIDNIGHT
+    (quota,), scarce = left_of([standing])
+    assert bool(scarce) == (5 * (amount - taken) <= amount), "a fifth or less is left"
     assert quota.remaining == max(0, amount - taken)
     numbers = re.findall(";[qrwt]=([0-9]+)", str(neutral_headers([quota], NOW)))
     assert max(map(len, numbers)) <= 15, "RFC 9651 has no longer integers"

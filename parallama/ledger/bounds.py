@@ -112,18 +112,27 @@ def bounded(outbounds: Sequence[Outbound], bound: Bound, output: int) -> Sequenc
     evenly as what each asks for allows. An outbound whose client asked for no more than its share stays the very same,
     bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
     """
+    shares = bound.shares if output == bound.output else _split(bound, output)
+    sent: list[Outbound] | None = None
+    for number, (runs, tokens, asked) in enumerate(shares):
+        if runs and (asked is None or asked > tokens):
+            sent = sent or [*outbounds]
+            sent[number] = _with_bound(sent[number], tokens)
+    return outbounds if sent is None else sent
+
+
+def _split(bound: Bound, output: int) -> Sequence[_Share]:
+    """The shares of less than was asked for."""
     left, runs = output, bound.least_output
     if left < runs:
         raise ValueError(f"{output} tokens are too few for {runs} answers")
-    sent = list(outbounds)
-    changed = False
+    shares = [*bound.shares]
     for number, share in sorted(enumerate(bound.shares), key=_output_of):
         if share.runs:
             tokens = min(share.output, left // runs)
             left, runs = left - tokens * share.runs, runs - share.runs
-            if share.asked is None or share.asked > tokens:
-                sent[number], changed = _with_bound(sent[number], tokens), True
-    return sent if changed else outbounds
+            shares[number] = share._replace(output=tokens)
+    return shares
 
 
 def _output_of(numbered: tuple[int, _Share]) -> int:
@@ -147,7 +156,7 @@ class _Share(NamedTuple):
     """Tokens to which the client itself holds a run; None: it does not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Bound(Cost):
     """What requests can cost together."""
 

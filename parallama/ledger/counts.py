@@ -11,23 +11,15 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
-from math import ceil, floor, inf
+from math import floor, inf
 from typing import Protocol
 
 from parallama.ledger.store import Standing
 from parallama.ledger.windows import CALENDAR, Window, window
-from parallama.limits import Counter, Limit, Meter, Period
+from parallama.limits import Counter, Limit, Period
 
 _MINUTE_S = 61
 """A bucket ends when its last moment is 60 seconds ago."""
-_PARTS = {
-    Meter.REQUESTS: (1, 0, 0),
-    Meter.CONCURRENCY: (1, 0, 0),
-    Meter.PROMPT_TOKENS: (0, 1, 0),
-    Meter.OUTPUT_TOKENS: (0, 0, 1),
-    Meter.TOTAL_TOKENS: (0, 1, 1),
-}
-"""How often a meter counts the request, its prompt's tokens and its output's tokens."""
 
 
 class Clock(Protocol):
@@ -39,6 +31,9 @@ class Clock(Protocol):
     def end(self, now: float) -> float:
         """Of what is charged now."""
 
+    def until(self, now: float) -> float:
+        """What is charged before that ends with what is charged now."""
+
     def end_of(self, second: float, now: float) -> float:
         """Of what was charged then."""
 
@@ -49,6 +44,9 @@ class _Minute:
 
     def end(self, now: float) -> float:
         return floor(now) + _MINUTE_S
+
+    def until(self, now: float) -> float:
+        return floor(now) + 1
 
     def end_of(self, second: float, now: float) -> float:
         return floor(second) + _MINUTE_S
@@ -70,6 +68,8 @@ class _Calendar:
             self._window = window(self._period, now, self._zone)
         return self._window.end
 
+    until = end
+
     def end_of(self, second: float, now: float) -> float:
         end = self.end(now)
         return end if second >= self._window.start else -inf
@@ -81,6 +81,8 @@ class _Never:
 
     def end(self, now: float) -> float:
         return inf
+
+    until = end
 
     def end_of(self, second: float, now: float) -> float:
         return -inf
@@ -99,88 +101,66 @@ class Bucket:
     ends_at: float
     used: int = 0
     reserved: int = 0
-    requests: int = 0
-    """That have reserved in it, some perhaps nothing, and may use something."""
+    unsure: int = 0
+    """Requests that have reserved nothing of it, and may use something."""
     ended: bool = False
 
 
 class Count:
-    """The sums of all buckets that have not ended, as of the last `look`."""
+    """The sums of all buckets that have not ended, as of the last `look`, which is due at `until`.
 
-    __slots__ = (
-        *("_buckets", "_clock", "_meter", "_output", "_prompt", "_request", "_until"),
-        *("asked", "counter", "reserved", "used"),
-    )
+    Who reserves adds to the count and to its `bucket`, or else to the one that it `begin`s; who settles takes it away
+    from both, unless the bucket has `ended`.
+    """
+
+    __slots__ = ("_buckets", "_clock", "bucket", "counter", "reserved", "until", "used")
 
     def __init__(self, counter: Counter, clock: Clock) -> None:
         self.counter = counter
-        self._meter = counter.scope.meter
-        self._request, self._prompt, self._output = _PARTS[self._meter]
         self._clock = clock
         self._buckets: deque[Bucket] = deque()
-        self._until = -inf
-        """Before that a look finds nothing that has ended."""
+        self.bucket: Bucket | None = None
+        """Where what comes now is charged; None: nothing is yet."""
+        self.until = -inf
+        """Before that nothing ends, and what comes is charged where it is now."""
         self.used = 0
         self.reserved = 0
-        self.asked = True
-        """Whether somebody wanted of it lately; the owner's to set."""
-
-    def cost(self, prompt: int, output: int, weight: float) -> int:
-        """What so many tokens are here, rounded up."""
-        tokens = self._prompt * prompt + self._output * output
-        return self._request + (tokens if weight == 1 else ceil(tokens * weight))
 
     def look(self, now: float) -> None:
-        """End what time has ended."""
-        if now < self._until:
-            return
+        """End what time has ended. Needless before `until`."""
         buckets, latest = self._buckets, self._clock.end(now)
         while buckets and buckets[0].ends_at <= self._clock.start(now):
             self._end(buckets.popleft())
         if buckets and buckets[-1].ends_at > latest:
             for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
-        self._until = buckets[0].ends_at if buckets else inf
+        self.bucket = buckets[-1] if buckets and buckets[-1].ends_at == latest else None
+        self.until = min(self._clock.until(now), buckets[0].ends_at if buckets else inf)
 
     def doubt(self) -> None:
-        """The clock was set back: the next look is to find out what has ended."""
-        self._until = -inf
+        """The clock was set back: a look is due, whatever time it is."""
+        self.until = -inf
+
+    def begin(self, now: float) -> Bucket:
+        """The bucket of what comes now, when there is none."""
+        self.bucket = bucket = self._last(self._clock.end(now))
+        return bucket
 
     @property
     def awaits(self) -> bool:
         """Whether a request is yet to be settled in it."""
-        return any(bucket.requests for bucket in self._buckets)
-
-    def reserve(self, amount: int, now: float) -> Bucket:
-        """Charge what is under way. Returns where, for `settle`."""
-        ends_at = self._clock.end(now)
-        bucket = buckets[-1] if (buckets := self._buckets) and buckets[-1].ends_at == ends_at else self._bucket(ends_at)
-        bucket.requests += 1
-        bucket.reserved += amount
-        self.reserved += amount
-        return bucket
-
-    def settle(self, bucket: Bucket, reserved: int, used: int) -> None:
-        """Charge `used` in place of what was reserved."""
-        if bucket.ended:
-            return
-        bucket.requests -= 1
-        bucket.reserved -= reserved
-        self.reserved -= reserved
-        if self._meter is not Meter.CONCURRENCY:
-            bucket.used += used
-            self.used += used
+        return self.reserved > 0 or any(bucket.unsure for bucket in self._buckets)
 
     def fill(self, amounts: Iterable[tuple[float, int]], now: float) -> None:
         """Charge what was used at some seconds, to an empty count. The next look ends what is too old."""
         for second, amount in sorted(amounts):
-            self._bucket(self._clock.end_of(second, now)).used += amount
+            self._last(self._clock.end_of(second, now)).used += amount
             self.used += amount
         self.doubt()
 
     def correct(self, amount: int, now: float) -> None:
         """Charge more now, or less, at least nothing."""
-        bucket = self._bucket(self._clock.end(now))
+        bucket = self.bucket or self.begin(now)
         amount = max(amount, -bucket.used)
         bucket.used += amount
         self.used += amount
@@ -198,11 +178,11 @@ class Count:
         ends_at = self._buckets[-1].ends_at if self._buckets else self._clock.end(now)
         return Standing(limit, self.used, self.reserved, None if ends_at == inf else ends_at)
 
-    def _bucket(self, ends_at: float) -> Bucket:
+    def _last(self, ends_at: float) -> Bucket:
+        """That ends then, no earlier than all others."""
         buckets = self._buckets
         if not buckets or buckets[-1].ends_at != ends_at:
             buckets.append(Bucket(ends_at))
-            self._until = buckets[0].ends_at
         return buckets[-1]
 
     def _end(self, bucket: Bucket) -> None:

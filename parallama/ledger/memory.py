@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from builtins import id as identity
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import tzinfo
 from itertools import count as numbers
 from math import inf
 from uuid import UUID
 
-from parallama.ledger.counts import Bucket, Count, clocks
+from parallama.ledger.amounts import NOTHING, Amounts, amounts_of, amounts_spent, part_of
+from parallama.ledger.counts import Count, clocks
+from parallama.ledger.held import Asked, Held, hold
 from parallama.ledger.room import least_output, most_output, refusal
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
 from parallama.ledger.windows import CALENDAR
@@ -24,29 +26,18 @@ from parallama.limits import Counter, Limit, Period, Scope
 
 _MARKS = 20_000
 """Ids that are remembered after their end, the latest ones."""
+_KEPT = 10_000
+"""Combinations of limits."""
 _SWEEP_S = 3600.0
 _FEW = 100
 """Counts that are looked at at a time."""
 
 
-_Charge = tuple[Count, Bucket, int, bool]
-"""One limit's part of a reservation: where it is charged, how much, and whether the limit is strict."""
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A reservation."""
-
-    grant: Grant
-    weight: float
-    charges: Sequence[_Charge]
-
-
 class MemoryStore:
     """Implements Store.
 
-    A counter is forgotten when it holds nothing and nobody asked for an hour or two, or when its limits have changed;
-    then it is Unknown once more. A clock that was set back ends no calendar window again, and delays the end of what
+    A counter is forgotten when it holds nothing, which is looked at once an hour, or when its limits have changed; then
+    it is Unknown once more. A clock that was set back ends no calendar window again, and delays the end of what
     the last minute holds by a minute at most.
     """
 
@@ -59,16 +50,18 @@ class MemoryStore:
         # by plain numbers, here and below: a UUID takes long to be hashed
         self._counts: dict[tuple[int, Scope], Count] = {}
         """By subject and scope."""
+        self._kept: dict[int, tuple[tuple[Limit, ...], Sequence[Asked]]] = {}
+        """Limits that were asked for together, by the identity of the tuple, while all of their counts are known."""
         self._scopes: dict[UUID, set[Scope]] = {}
         """Of the counts, by subject."""
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._ended: OrderedDict[int, None] = OrderedDict()
         self._stale: set[Count] = set()
         """To be forgotten once nothing is reserved in them."""
         self._asked: dict[Counter, str] = {}
         """Counters that somebody was told are not known, each with a word of its own."""
         self._words = numbers()
-        self._sweep_at = -inf
+        self._sweep_at = now() + _SWEEP_S
 
     @property
     def holds(self) -> int:
@@ -85,42 +78,40 @@ class MemoryStore:
         """Counters in memory."""
         return len(self._counts)
 
-    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+    async def reserve(self, id: UUID, limits: tuple[Limit, ...], cost: Cost) -> Grant | Refusal | Unknown:
         """As Store says. Never waits, never raises."""
         if (held := self._held.get(id.int)) is not None:
             return held.grant
-        if not limits:
-            return Grant(cost.output, (), self._time())
         now = self._time()
+        if not limits:
+            return Grant(cost.output, (), now)
         if now >= self._sweep_at:
             self._sweep(now)
         if self._stale:
             self._let_go(self._of(limits), now)
-        try:
-            asked = self._look(limits, now)
-        except KeyError:
-            if unknown := self._unknown(limits):
-                return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
-            asked = self._look(limits, now)
-        return self._decide(id, asked, cost, now)
+        kept = self._kept.get(identity(limits))
+        asked = self._keep(limits) if kept is None else kept[1]
+        if isinstance(asked, Unknown):
+            return asked
+        if id.int in self._ended:
+            return self._refused(asked, now)
+        amounts = amounts_of(cost, cost.output)
+        for _, count, most, part in asked:
+            if now >= count.until:
+                count.look(now)
+            if count.used + count.reserved + amounts[part] > most:
+                return self._squeeze(id, asked, cost, now)
+        return self._hold(id, asked, cost, cost.output, amounts, now)
 
     def settle(self, id: UUID, spent: Spent) -> None:
         """As Store says."""
-        if (held := self._end(id)) is None:
-            return
-        overrun = 0
-        for count, bucket, amount, strict in held.charges:
-            used = count.cost(spent.prompt, spent.output, held.weight)
-            count.settle(bucket, amount, used)
-            if strict and used - amount > overrun:
-                overrun = used - amount
-        self.overrun += overrun
+        if (held := self._end(id)) is not None:
+            self.overrun += held.release(amounts_spent(spent, held.weight))
 
     def cancel(self, id: UUID) -> None:
         """As Store says."""
         if (held := self._end(id)) is not None:
-            for count, bucket, amount, _ in held.charges:
-                count.settle(bucket, amount, 0)
+            held.release(NOTHING)
 
     def seed(
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
@@ -138,8 +129,8 @@ class MemoryStore:
         now = self._time()
         self._let_go(self._of(limits), now)
         unknown = self._unknown(limits)
-        known = [limit for limit in limits if limit.counter not in unknown]
-        return [count.standing(limit, now) for limit, count in self._look(known, now)]
+        known = [(limit, self._known(limit.counter)) for limit in limits if limit.counter not in unknown]
+        return [self._looked(count, now).standing(limit, now) for limit, count in known if count]
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
@@ -186,39 +177,48 @@ class MemoryStore:
         self._last = now
         return now
 
-    def _decide(self, id: UUID, asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Grant | Refusal:
-        if id.int in self._ended:
-            standings = [count.standing(limit, now) for limit, count in asked]
-            return Refusal(standings[0], None, False, standings)
-        output, amounts = cost.output, _amounts(asked, cost, cost.output)
-        if not _fit(asked, amounts):
-            output = min([most_output(limit, count, cost) for limit, count in asked])
-            if output < least_output(cost):
-                return refusal(asked, cost, now)
-            amounts = _amounts(asked, cost, output)
-        charges = [
-            (count, count.reserve(amount, now), amount, limit.strict)
-            for (limit, count), amount in zip(asked, amounts, strict=True)
+    def _keep(self, limits: tuple[Limit, ...]) -> Sequence[Asked] | Unknown:
+        """The limits with their counts. No count goes while they are kept, and neither does the tuple."""
+        if unknown := self._unknown(limits):
+            return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
+        asked = [
+            # a limit of 0 lets nothing through, whatever it costs
+            (limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit))
+            for limit in limits
         ]
-        grant = Grant(output, [count.standing(limit, now) for limit, count in asked], now)
-        self._held[id.int] = _Held(grant, cost.weight, charges)
-        return grant
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        self._kept[identity(limits)] = limits, asked
+        return asked
 
-    def _end(self, id: UUID) -> _Held | None:
+    def _squeeze(self, id: UUID, asked: Sequence[Asked], cost: Cost, now: float) -> Grant | Refusal:
+        """With less output, where there is no room for all of it."""
+        counts = [(limit, self._looked(count, now)) for limit, count, _, _ in asked]
+        output = min([most_output(limit, count, cost) for limit, count in counts])
+        if output < least_output(cost):
+            return refusal(counts, cost, now)
+        return self._hold(id, asked, cost, output, amounts_of(cost, output), now)
+
+    def _refused(self, asked: Sequence[Asked], now: float) -> Refusal:
+        """Of a request that has ended."""
+        standings = [self._looked(count, now).standing(limit, now) for limit, count, _, _ in asked]
+        return Refusal(standings[0], None, False, standings)
+
+    def _hold(self, id: UUID, asked: Sequence[Asked], cost: Cost, output: int, amounts: Amounts, now: float) -> Grant:
+        self._held[id.int] = held = hold(asked, amounts, output, cost.weight, now)
+        return held.grant
+
+    def _end(self, id: UUID) -> Held | None:
         """Take its reservation, if it has one, and see that it gets no other."""
         self._ended[id.int] = None
         if len(self._ended) > _MARKS:
             self._ended.popitem(last=False)
         return self._held.pop(id.int, None)
 
-    def _look(self, limits: Sequence[Limit], now: float) -> Sequence[tuple[Limit, Count]]:
-        """The limits with their counts as they are now. Raises KeyError for one that is not known."""
-        counts = self._counts
-        asked = [(limit, counts[limit.subject.int, limit.scope]) for limit in limits]
-        for _, count in asked:
-            count.asked = True
-            count.look(now)
-        return asked
+    def _looked(self, count: Count, now: float) -> Count:
+        """As it is now."""
+        count.look(now)
+        return count
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
         """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""
@@ -252,6 +252,7 @@ class MemoryStore:
     def _drop(self, count: Count) -> None:
         subject, scope = count.counter
         self._stale.discard(count)
+        self._kept.clear()
         del self._counts[subject.int, scope]
         scopes = self._scopes[subject]
         scopes.remove(scope)
@@ -259,26 +260,11 @@ class MemoryStore:
             del self._scopes[subject]
 
     def _sweep(self, now: float) -> None:
-        """Forget counters that hold nothing and that nobody asked for since the last sweep."""
+        """Forget counters that hold nothing: they are soon summed anew."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
         self._let_go([*self._stale], now)
         for count in [*self._counts.values()]:
             count.look(now)
-            if not (count.asked or count.used or count.awaits):
+            if not (count.used or count.awaits):
                 self._drop(count)
-            count.asked = False
-
-
-def _amounts(asked: Sequence[tuple[Limit, Count]], cost: Cost, output: int) -> Sequence[int]:
-    """What so much output costs of each limit."""
-    prompt, estimate, weight = cost.prompt, cost.prompt_estimate, cost.weight
-    return [count.cost(prompt if limit.strict else estimate, output, weight) for limit, count in asked]
-
-
-def _fit(asked: Sequence[tuple[Limit, Count]], amounts: Sequence[int]) -> bool:
-    """Whether there is room for them everywhere, as most of the time there is."""
-    for (limit, count), amount in zip(asked, amounts, strict=True):
-        if count.used + count.reserved + amount > limit.amount or not limit.amount:
-            return False
-    return True

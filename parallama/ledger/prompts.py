@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -125,12 +126,20 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
         given = body.get("input")
         return len(given) if isinstance(given, list) else 1, _media(body.get("images")), False
     messages = body["messages"] if isinstance(body["messages"], list) else []
-    odd = [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
+    odd = _odd(messages)
     if not odd:
         return len(messages), [], "tools" in body
     images = [value for message in odd for key, value in message.items() if folded(key) == "images"]
     rewritten = "tools" in body or not all(message.keys() <= _WITH_IMAGES for message in odd)
     return len(messages), [image for value in images for image in _media(value)], rewritten
+
+
+def _odd(messages: list[Any]) -> list[dict[str, Any]]:
+    """Those with fields that a template does not write as they are."""
+    with suppress(TypeError):  # of a message that has no fields
+        if all(map(_MESSAGE.issuperset, messages)):
+            return []
+    return [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
 
 
 def _media(images: Any) -> list[str]:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf
 
+from parallama.ledger.amounts import amounts_of, part_of
 from parallama.ledger.counts import Count
 from parallama.ledger.store import Cost, Refusal
 from parallama.limits import Limit
@@ -19,22 +20,16 @@ def least_output(cost: Cost) -> int:
     return min(cost.least_output, cost.output)
 
 
-def prompt_of(limit: Limit, cost: Cost) -> int:
-    """Tokens of its prompt that it reserves of the limit."""
-    return cost.prompt if limit.strict else cost.prompt_estimate
-
-
 def most_output(limit: Limit, count: Count, cost: Cost) -> int:
     """For how much output a limit has room, of what is asked for; less than `least_output`: not even for that."""
     if not limit.amount:
         return -1
-    room = max(0, limit.amount - count.used - count.reserved)
-    prompt = prompt_of(limit, cost)
-    if count.cost(prompt, cost.output, cost.weight) <= room:
+    room, part = max(0, limit.amount - count.used - count.reserved), part_of(limit)
+    if amounts_of(cost, cost.output)[part] <= room:
         return cost.output
     least = least_output(cost)
     outputs = range(least, cost.output)
-    return least - 1 + bisect_right(outputs, room, key=lambda output: count.cost(prompt, output, cost.weight))
+    return least - 1 + bisect_right(outputs, room, key=lambda output: amounts_of(cost, output)[part])
 
 
 def refusal(asked: Sequence[tuple[Limit, Count]], cost: Cost, now: float) -> Refusal:
@@ -50,7 +45,7 @@ def _obstacle(limit: Limit, count: Count, cost: Cost, now: float) -> tuple[bool,
     """Whether what was used is in the way, and for how many seconds something is; inf: time does not change it."""
     if not limit.amount:
         return True, inf
-    need = count.cost(prompt_of(limit, cost), least_output(cost), cost.weight)
+    need = amounts_of(cost, least_output(cost))[part_of(limit)]
     lacking = count.used + count.reserved + need - limit.amount
     if not need or lacking <= 0:
         return False, 0.0

@@ -14,7 +14,7 @@ from uuid import UUID
 from parallama.limits import Counter, Limit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that takes three times as long to be made
 class Cost:
     """What a request may cost at most."""
 
@@ -88,10 +88,11 @@ class Uncountable(Exception):
 class Store(Protocol):
     """Counts. Amounts are of requests or weighted tokens, whole numbers; times are Unix seconds."""
 
-    async def reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal | Unknown:
+    async def reserve(self, id: UUID, limits: tuple[Limit, ...], cost: Cost) -> Grant | Refusal | Unknown:
         """Reserve what the request `id` may cost of all `limits`, or nothing of any. Raises Uncountable.
 
-        No two `limits` have one counter; each is judged by the amount that it has here. A limit of 0 refuses whatever
+        No two `limits` have one counter; each is judged by the amount that it has here. The very same tuple for the
+        same limits is found again sooner. A limit of 0 refuses whatever
         the cost. Asked again for an id that has a grant, gives that again; refuses an id that was settled or cancelled,
         even before it came. With no limits there is a grant of all and nothing is held.
         """

@@ -6,10 +6,10 @@ Who has no limits pays nothing for any of this.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from math import ceil
-from uuid import UUID
+from typing import NamedTuple
 
 from parallama.config.settings import LimitsSettings
 from parallama.errors import OverLimit, Unavailable
@@ -19,13 +19,27 @@ from parallama.gateway.described import Model
 from parallama.gateway.names import matches
 from parallama.ledger.bounds import UNBOUNDED, bound, bounded, most_output
 from parallama.ledger.seeds import Seeding, weight_of
-from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Store, Uncountable, Unknown
+from parallama.ledger.store import Cost, Grant, Refusal, Spent, Store, Uncountable, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter
 from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
 from parallama.proxy.speeds import COSTLY
 from parallama.proxy.warnings import Warnings
-from parallama.quotas import Quota, over_limit
+from parallama.quotas import left_of, over_limit
+
+_MOST_TERMS = 10_000
+
+
+class _Terms(NamedTuple):
+    """What the limits of a caller come to for requests through one gateway for one model."""
+
+    all: tuple[Limit, ...]
+    """Of the caller."""
+    limits: tuple[Limit, ...]
+    """Of them those that concern such requests."""
+    most_output: int | None
+    """As `bounds.most_output` says."""
+    weight: float
 
 
 class Admission:
@@ -35,36 +49,30 @@ class Admission:
         self, store: Store, seeding: Seeding, catalog: Catalog, settings: LimitsSettings, metrics: Metrics
     ) -> None:
         self._store, self._seeding, self._catalog, self._settings = store, seeding, catalog, settings
-        self._metrics = metrics
+        self._metrics, self._image_tokens = metrics, settings.image_tokens
+        self._terms: dict[tuple[int, str, str], _Terms] = {}
+        """By the identity of all limits of the caller, which stays theirs as long as the terms have them."""
         self._warnings = Warnings(metrics)
 
     async def admit(self, exchange: Exchange, caller: Caller, use: Use, codec: Codec) -> None:
         """Reserve what the exchange may cost, and hold the node to it. Raises OverLimit, naming the limit that is in
         the way, and Unavailable when nobody can count now."""
-        if not caller.limits or use not in COSTLY or not codec.outbounds:
+        outbounds = codec.outbounds
+        if not caller.limits or use not in COSTLY or not outbounds:
             return
-        name = _name(codec)
-        gateways = EVERY, exchange.gateway
-        limits = [
-            limit
-            for limit in caller.limits
-            if limit.scope.gateway in gateways and (limit.scope.model is None or _fits(limit.scope.model, name))
-        ]
-        if not limits:
+        name = outbounds[0].target or outbounds[0].model or ""
+        terms = self._terms.get((id(caller.limits), exchange.gateway, name)) or self._agree(caller, exchange, name)
+        if not terms.limits:
             return
+        most = terms.most_output
         model = self._catalog.described(name) if name else Model()
-        most = most_output(limits, self._settings.max_output_tokens)
-        weight = weight_of(self._settings.weights, name or "")
-        images = self._settings.image_tokens
-        cost = bound(codec.outbounds, use, model, most=most, image_tokens=images, weight=weight)
-        grant = await self._grant(exchange, limits, cost)
-        exchange.quotas = _quotas(grant.standings)
+        cost = bound(outbounds, use, model, most=most, image_tokens=self._image_tokens, weight=terms.weight)
+        grant = await self._granted(exchange, terms.limits, cost)
         exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
         exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
-        exchange.output_bound = None if most is None else grant.output
-        if most is not None and cost.output:
-            sent = bounded(codec.outbounds, cost, grant.output)
-            if sent is not codec.outbounds:
+        if most is not None:
+            exchange.output_bound = grant.output
+            if cost.output and (sent := bounded(outbounds, cost, grant.output)) is not outbounds:
                 codec.resolved(sent)
 
     def settle(self, exchange: Exchange) -> None:
@@ -77,29 +85,43 @@ class Admission:
             usage = exchange.usage
             self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
 
-    async def _grant(self, exchange: Exchange, limits: Sequence[Limit], cost: Cost) -> Grant:
-        asked_at = time.time()  # no later than the counts were looked at, whose windows end with a whole second
-        outcome = await self._reserve(exchange.id, limits, cost)
-        self._warnings.look(outcome.standings)
-        if isinstance(outcome, Refusal):
-            exchange.quotas = _quotas(outcome.standings)
-            self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
-            raise _refused(outcome, cost, asked_at)
-        return outcome
+    def _agree(self, caller: Caller, exchange: Exchange, name: str) -> _Terms:
+        """Find out what is the same for all such requests."""
+        gateways = EVERY, exchange.gateway
+        limits = tuple(
+            limit
+            for limit in caller.limits
+            if limit.scope.gateway in gateways
+            and (limit.scope.model is None or (name and matches((limit.scope.model,), name)))
+        )
+        most = most_output(limits, self._settings.max_output_tokens)
+        terms = _Terms(caller.limits, limits, most, weight_of(self._settings.weights, name))
+        if len(self._terms) >= _MOST_TERMS:
+            self._terms.clear()
+        self._terms[id(caller.limits), exchange.gateway, name] = terms
+        return terms
 
-    async def _reserve(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal:
+    async def _granted(self, exchange: Exchange, limits: tuple[Limit, ...], cost: Cost) -> Grant:
         """Of all limits that can be counted now."""
         while True:
             unknown: Collection[Counter] | None = None
+            asked_at = time.time()  # no later than the counts are looked at, whose windows end with a whole second
             try:
-                outcome = await self._store.reserve(id, limits, cost)
+                outcome = await self._store.reserve(exchange.id, limits, cost)
                 if not isinstance(outcome, Unknown):
-                    return outcome
+                    break
                 unknown = outcome.counters
                 await self._seeding.fill(outcome.counters)
             except (Uncountable, Unavailable):
                 limits = _without(limits, [limit.counter for limit in limits] if unknown is None else unknown)
                 self._metrics.limit_uncounted.inc()
+        exchange.quotas, scarce = left_of(outcome.standings)
+        if scarce:
+            self._warnings.look(scarce)
+        if isinstance(outcome, Refusal):
+            self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
+            raise _refused(outcome, cost, asked_at)
+        return outcome
 
 
 def settle_left(store: Store, row: UsageRecord) -> None:
@@ -110,25 +132,12 @@ def settle_left(store: Store, row: UsageRecord) -> None:
         store.settle(row.id, Spent(row.prompt_tokens or 0, row.output_tokens or 0))
 
 
-def _name(codec: Codec) -> str | None:
-    outbound = codec.outbounds[0]
-    return outbound.target or outbound.model
-
-
-def _fits(pattern: str, model: str | None) -> bool:
-    return model is not None and matches((pattern,), model)
-
-
-def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> Sequence[Limit]:
+def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> tuple[Limit, ...]:
     """The limits that can be counted. Raises Unavailable when one of the others does not let requests through then."""
-    found = [limit for limit in limits if limit.counter not in uncounted]
+    found = tuple(limit for limit in limits if limit.counter not in uncounted)
     if not all(limit.open for limit in limits if limit.counter in uncounted):
         raise Unavailable("what was used cannot be counted now")
     return found
-
-
-def _quotas(standings: Iterable[Standing]) -> Sequence[Quota]:
-    return [Quota.of(limit, used + reserved, reset_at) for limit, used, reserved, reset_at in standings]
 
 
 def _refused(refusal: Refusal, cost: Cost, now: float) -> OverLimit:

@@ -11,6 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from parallama.exchange import Exchange
 from parallama.gateway.api import Gateway, ReplyFacts
+from parallama.quotas import neutral_headers
 
 _error = logging.getLogger("parallama.error")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -70,6 +71,8 @@ def adds(gateway: Gateway, exchange: Exchange) -> bool:
 
 def sound(gateway: Gateway, request_id: str, exchange: Exchange) -> dict[str, str]:
     """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
+    if type(gateway).rate_limits is Gateway.rate_limits and type(gateway).headers is Gateway.headers:
+        return dict(neutral_headers(exchange.quotas, time.time())) if exchange.quotas else {}
     facts = ReplyFacts(
         request_id=request_id, node=exchange.node, model=exchange.model, quotas=exchange.quotas, at=time.time()
     )

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
-from store_rig import CALENDAR, ZONE, Rig, at
+from store_rig import CALENDAR, ZONE, Rig, at, together
 
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Unknown
 from parallama.limits import EVERY, Counter, Limit, Meter, Period, Scope
@@ -178,6 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
     # requests
 
     def ask(self, id: UUID, limits: Sequence[Limit], cost: Cost) -> Grant | Refusal:
+        limits = together(limits)
         answer = self.run(self.store.reserve(id, limits, cost))
         if isinstance(answer, Unknown):
             for counter in answer.counters:

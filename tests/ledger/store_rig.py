@@ -18,6 +18,7 @@ _SPENT = Spent(0, 1)
 ONE = Cost(prompt=0, prompt_estimate=0, output=1)
 """Of a request of which only the number matters."""
 USER = uuid4()
+_TOGETHER: dict[tuple[Limit, ...], tuple[Limit, ...]] = {}
 
 
 def at(text: str) -> float:
@@ -54,6 +55,12 @@ def tokens(prompt: int, output: int, *, estimate: int | None = None, least: int 
     return Cost(prompt=prompt, prompt_estimate=estimated, output=output, least_output=least, weight=weight)
 
 
+def together(limits: Limit | Sequence[Limit]) -> tuple[Limit, ...]:
+    """The very same tuple for the same limits, as a gateway has it."""
+    asked = (limits,) if isinstance(limits, Limit) else tuple(limits)
+    return _TOGETHER.setdefault(asked, asked)
+
+
 async def _at_once() -> None:
     """For a store that applies a settlement within the call."""
 
@@ -69,7 +76,7 @@ class Rig:
 
     async def ask(self, limits: Limit | Sequence[Limit], cost: Cost = ONE, id: UUID | None = None) -> Grant | Refusal:
         """Reserve, with counters that were never used if they are not known."""
-        limits = [limits] if isinstance(limits, Limit) else limits
+        limits = together(limits)
         id = id or uuid4()
         answer = await self.store.reserve(id, limits, cost)
         if isinstance(answer, Unknown):

@@ -91,7 +91,7 @@ async def test_counters_that_matter_are_remembered_however_idle(rig: Rig, store:
         await rig.used(limit(9, subject=uuid4()))
     assert await rig.sums(month) == (1, 0)
     assert await rig.sums(slots) == (0, 1)
-    assert isinstance(await store.reserve(uuid4(), [hour], ONE), Unknown)
+    assert isinstance(await store.reserve(uuid4(), (hour,), ONE), Unknown)
 
 
 async def test_ids_of_requests_that_are_over_do_not_pile_up(rig: Rig, store: MemoryStore) -> None:
@@ -110,7 +110,7 @@ async def test_reserving_never_waits(store: MemoryStore) -> None:
     store.seed({rule.counter: []})
     for asked in (rule, rule, limit(1, period=Period.DAY)):
         with pytest.raises(StopIteration):
-            store.reserve(uuid4(), [asked], ONE).send(None)
+            store.reserve(uuid4(), (asked,), ONE).send(None)
 
 
 class MemoryMachine(StoreMachine):

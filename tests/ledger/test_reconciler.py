@@ -160,7 +160,7 @@ async def _asks_and_counts(person: Person, counter: Counter) -> bool:
 async def test_what_is_held_for_nobody_is_released_in_the_second_round(gateway: RunningGateway, person: Person) -> None:
     counter = await asked(person, 1)
     limit = Limit(subject=counter.subject, scope=counter.scope, amount=100)
-    assert isinstance(await gateway.app[STORE].reserve(uuid4(), [limit], COST), Grant)
+    assert isinstance(await gateway.app[STORE].reserve(uuid4(), (limit,), COST), Grant)
     assert await rounds(gateway, 1) == [(0, 0)]
     assert gateway.app[STORE].holds == 1
     assert await rounds(gateway, 2) == [(0, 1), (0, 0)]

@@ -37,7 +37,7 @@ class Truth:
         """Reserve; None: refused."""
         while True:
             try:
-                answer = await store.reserve(id := uuid4(), [self.rule], ONE)
+                answer = await store.reserve(id := uuid4(), (self.rule,), ONE)
             except Uncountable:
                 self.uncountable += 1
                 await store.ready()
@@ -108,10 +108,10 @@ async def test_a_redis_that_was_killed_gets_back_what_is_under_way(saved: bool) 
             server.kill()
             await until(lambda: not one.answers and not other.answers)
             with pytest.raises(Uncountable):
-                await one.reserve(uuid4(), [rule], ONE)
+                await one.reserve(uuid4(), (rule,), ONE)
             server.start()
             await asyncio.gather(one.ready(), other.ready())
-            answer = await one.reserve(uuid4(), [rule], ONE)
+            answer = await one.reserve(uuid4(), (rule,), ONE)
             assert isinstance(answer, Unknown)
             await rig.seed(rule.counter, used=[(time.time(), 2)])
             assert (await rig.sums(rule), await rig.sums(SLOTS)) == ((2, 2), (0, 2))
@@ -131,7 +131,7 @@ async def test_a_redis_that_hangs_is_not_waited_for_and_loses_nothing(server: Re
     try:
         for _ in range(100):
             with pytest.raises(Uncountable):
-                await store.reserve(uuid4(), [rule], ONE)
+                await store.reserve(uuid4(), (rule,), ONE)
             failed += 1
         for id, _ in granted:
             store.settle(id, Spent(0, 1))
@@ -149,7 +149,7 @@ async def test_a_grant_whose_answer_is_lost_is_taken_back(between: Between, star
     await Rig(other).seed(DAY.counter)
     between.lose = b"grant"
     with pytest.raises(Uncountable):
-        await store.reserve(uuid4(), [DAY, SLOTS], ONE)
+        await store.reserve(uuid4(), (DAY, SLOTS), ONE)
     assert between.lost.is_set()
     await asyncio.gather(store.ready(), store.paid())
     assert (await Rig(other).sums(DAY), await Rig(other).sums(SLOTS)) == ((0, 0), (0, 0))
@@ -188,12 +188,12 @@ async def test_a_slow_redis_is_asked_no_more_until_it_is_fast(between: Between, 
     before = between.asked.count(b"reserve")
     while store.answers:
         with pytest.raises(Uncountable):
-            await store.reserve(uuid4(), [DAY], ONE)
+            await store.reserve(uuid4(), (DAY,), ONE)
     asked = between.asked.count(b"reserve")
     assert asked <= before + 3
     for _ in range(50):
         with pytest.raises(Uncountable):
-            await store.reserve(uuid4(), [DAY], ONE)
+            await store.reserve(uuid4(), (DAY,), ONE)
     assert between.asked.count(b"reserve") == asked
     between.open.set()
     await asyncio.gather(store.ready(), store.paid())
@@ -206,7 +206,7 @@ async def test_who_leaves_while_reserving_holds_nothing(between: Between, start:
     store, other = await start(between.url), await start()
     await Rig(other).seed(DAY.counter)
     between.open.clear()
-    task = asyncio.get_running_loop().create_task(store.reserve(uuid4(), [DAY], ONE))
+    task = asyncio.get_running_loop().create_task(store.reserve(uuid4(), (DAY,), ONE))
     await until(lambda: b"reserve" in between.asked)
     task.cancel()
     await asyncio.wait({task})
@@ -232,7 +232,7 @@ async def test_a_full_server_takes_settlements_when_it_has_room(server: RedisSer
     try:
         store.settle(id, Spent(0, 1))
         with pytest.raises(Uncountable):
-            await store.reserve(uuid4(), [DAY], ONE)
+            await store.reserve(uuid4(), (DAY,), ONE)
         assert store.owed
     finally:
         server.say("CONFIG", "SET", "maxmemory", "0")

@@ -115,7 +115,7 @@ async def test_what_is_held_for_nobody_is_leaked(gateway: RunningGateway, person
     counter = await used(person, 1)
     limit, id = Limit(subject=counter.subject, scope=counter.scope, amount=100), uuid4()
     cost = Cost(prompt=1, prompt_estimate=1, output=1)
-    assert isinstance(await gateway.app[STORE].reserve(id, [limit], cost), Grant)
+    assert isinstance(await gateway.app[STORE].reserve(id, (limit,), cost), Grant)
     async with gateway.app[POOL].lease():
         assert await numbers(gateway) == {**KEPT, "leaked": 2}
     gateway.app[STORE].cancel(id)
