@@ -44,33 +44,28 @@ class NodeResponse(web.StreamResponse):
 class Answer:
     """Writes the answer of one exchange."""
 
+    # as they are at first: kept here, they cost an answer nothing until they change
+    committed = False
+    """Whether the head has gone out."""
+    streams = False
+    """Whether it is a stream."""
+    _response: NodeResponse | None = None
+    _whole = _chunked = False
+    _watched: Watched | None = None
+    _catching_up: asyncio.Task[None] | None = None
+    _suspected: asyncio.TimerHandle | None = None
+    _open_line = _longest_line = 0
+    _head: Head
+    _extra: Mapping[str, str]
+
     def __init__(self, request: web.Request, exchange: Exchange, stalls: Stalls, hold_bytes: int) -> None:
         self._request = request
         self._exchange = exchange
         self._stalls = stalls
         self._hold_bytes = hold_bytes
-        self._head = Head(200)
-        self._extra: Mapping[str, str] = {}
-        self._streams = False
         self._held = bytearray()
-        self._response: NodeResponse | None = None
         self._transport = request.transport
-        self._whole = self._chunked = False
-        self._watched: Watched | None = None
         self._late = bytearray()
-        self._catching_up: asyncio.Task[None] | None = None
-        self._suspected: asyncio.TimerHandle | None = None
-        self._open_line = self._longest_line = 0
-
-    @property
-    def committed(self) -> bool:
-        """Whether the head has gone out."""
-        return self._response is not None
-
-    @property
-    def streams(self) -> bool:
-        """Whether it is a stream."""
-        return self._streams
 
     @property
     def held(self) -> int:
@@ -80,20 +75,20 @@ class Answer:
     @property
     def flowing(self) -> bool:
         """Whether it is a stream of which more than heartbeats has gone out."""
-        return self._streams and self._response is not None and self._exchange.first_byte is not None
+        return self.streams and self.committed and self._exchange.first_byte is not None
 
     def begin(self, head: Head, extra: Mapping[str, str], *, streams: bool) -> None:
         """Take the head; nothing is sent yet. `extra` are headers of ours beside it."""
-        self._head, self._extra, self._streams = head, extra, streams
+        self._head, self._extra, self.streams = head, extra, streams
 
     def put(self, extra: Mapping[str, str]) -> None:
         """Further headers of ours, if the head has not gone out."""
-        if self._response is None:
+        if not self.committed:
             self._extra = {**self._extra, **extra}
 
     async def beat(self, data: bytes) -> None:
         """Send `data` in a stream that waits for its node. Raises ClientLeft."""
-        if self._response is not None:
+        if self.committed:
             self.push(data)
             return
         self._held += data
@@ -105,18 +100,18 @@ class Answer:
         """Send or hold the next bytes of the body; a document waits for its client here. Raises ClientLeft."""
         if not data:
             return
-        if self._response is not None:
+        if self.committed:
             self._exchange.first_byte = self._exchange.first_byte or time.monotonic()
             self.push(data)
-            if not self._streams and self._transport is not None:
+            if not self.streams and self._transport is not None:
                 self._weigh(self._transport)
                 await self._drain()
             return
         self._held += data
-        if self._streams or len(self._held) > self._hold_bytes:
+        if self.streams or len(self._held) > self._hold_bytes:
             self._watch()
             await self._commit()
-            if not self._streams:
+            if not self.streams:
                 await self._drain()
 
     def push(self, data: bytes) -> None:
@@ -130,7 +125,7 @@ class Answer:
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         self._exchange.response_bytes += len(data)
         behind = self._catching_up is not None or transport.get_write_buffer_size() > _SMALL or len(framed) > _LARGE
-        if self._streams and behind:
+        if self.streams and behind:
             self._fall_behind(transport, data, framed)
         else:
             transport.write(framed)
@@ -139,14 +134,14 @@ class Answer:
         """The body is complete. Raises ClientLeft."""
         if self._watched is None and len(self._held) > _SMALL:
             self._watch()
-        if self._response is None:
-            self._whole = not self._streams
+        if not self.committed:
+            self._whole = not self.streams
             await self._commit()
             await self._drain()
-        assert self._response is not None
-        self._flush()
+        if self._late:
+            self._flush()
         try:
-            await self._response.write_eof()
+            await self.response.write_eof()
         except ConnectionError as error:
             raise ClientLeft from error
 
@@ -177,17 +172,21 @@ class Answer:
 
     async def _commit(self) -> None:
         """Send the head and what is held."""
-        response = self._make_response()
-        self._response = response
-        writer = cast(StreamWriter, self._request.writer)
-        self._exchange.streamed = self._streams
+        request, exchange = self._request, self._exchange
+        self._response = response = self._make_response()
+        self.committed = True
+        writer = cast(StreamWriter, request.writer)
+        exchange.streamed = self.streams
         try:
-            await response.prepare(self._request)
+            await response.prepare(request)
             held, self._held = bytes(self._held), bytearray()
             if held:
-                self._exchange.first_byte = time.monotonic()
-                self._exchange.response_bytes += len(held)
-                await writer.write(held, drain=False)
+                exchange.first_byte = time.monotonic()
+                exchange.response_bytes += len(held)
+                if self._whole and writer.length == len(held) <= _SMALL:
+                    await response.write_eof(held)  # all that is left to do
+                else:
+                    await writer.write(held, drain=False)
         except ConnectionError as error:
             raise ClientLeft from error
         if len(held) > _SMALL and self._transport is not None:
@@ -197,7 +196,7 @@ class Answer:
     def _make_response(self) -> NodeResponse:
         headers = for_client(self._head.headers)
         headers.update(self._extra)
-        if self._streams:  # a stream may get an error line that its announced length has no room for
+        if self.streams:  # a stream may get an error line that its announced length has no room for
             headers.popall("Content-Length", None)
         response = NodeResponse(status=self._head.status, reason=self._head.reason, headers=headers)
         if "Content-Length" in headers or self._request.method == "HEAD":
@@ -232,7 +231,7 @@ class Answer:
         waiting = self._backlog()
         if self._watched is not None:
             self._stalls.behind(self._watched, waiting)
-        if not self._streams or transport.is_closing():
+        if not self.streams or transport.is_closing():
             return
         waiting += unsent(transport)
         if waiting > min(_LAG + self._longest_line, _MOST):

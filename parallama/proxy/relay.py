@@ -15,7 +15,7 @@ from aiohttp import web
 from parallama.config import Settings
 from parallama.errors import ClientLeft, NotFound, TimedOut
 from parallama.exchange import Caller, Exchange, Usage, checked
-from parallama.gateway.api import Body, Codec, Document, Inbound, Models, Route, Use
+from parallama.gateway.api import Body, Codec, Document, Inbound, Use
 from parallama.gateway.described import Model
 from parallama.gateway.families import Mounted, Serving
 from parallama.ledger.bounds import readable_prompt
@@ -58,13 +58,14 @@ class Relay:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._pool = pool
+        self._pool, self._catalog = pool, pool.catalog
         self._books = books
         self._admission = admission
         self._speeds = Speeds(pool.catalog, settings.limits.max_output_tokens)
         self._stalls = stalls
         self._heartbeats = heartbeats
         self._settings = settings
+        self._max_body, self._hold = settings.server.max_body_mb * 1024 * 1024, settings.relay.hold_kb * 1024
         self._metrics = metrics
         self._ratios = TokenRatios()
 
@@ -77,26 +78,30 @@ class Relay:
         """
         exchange, serving, limits = request[EXCHANGE], mounted.serving, self._settings.relay
         route = serving.routes[key]
-        exchange.operation = route.use.value
+        use, gateway = route.use, serving.gateway
+        exchange.operation = use._value_  # a member's `value` is a function
         caller = exchange.caller
         assert isinstance(caller, Caller)
-        admit(caller, serving.gateway, route)
+        admit(caller, gateway, route)
         if serving.settings.endpoints and not serving.open(route):
-            raise NotFound(f"the endpoint {route.switch} of {serving.gateway.name} is switched off")
+            raise NotFound(f"the endpoint {route.switch} of {gateway.name} is switched off")
         body = InboundBody(request, exchange, limits.body_s, min_kb_s=limits.body_min_kb_s, total_s=limits.body_total_s)
-        raw = await body.read(self._settings.server.max_body_mb * 1024 * 1024) if route.body is Body.JSON else b""
-        if route.use is not Use.LIST and not self._pool.catalog.heard:
+        raw = await body.read(self._max_body) if route.body is Body.JSON else b""
+        if use is not Use.LIST and not self._catalog.heard:
             await self._pool.hear()
-        codec = self._opened(route, self._inbound(request, serving, mount, raw))
-        self._judge(exchange, serving, route.use, codec)
+        inbound = self._inbound(request, exchange, caller, serving, mount, raw)
+        if route.wants is not None:  # nothing is stored yet: whoever wants something says what is missing
+            route.wants(inbound)
+        codec = route.open(inbound)
+        self._judge(exchange, serving, use, codec)
         limit(codec.outbounds, caller.policy)
-        answer = Answer(request, exchange, self._stalls, limits.hold_kb * 1024)
+        answer = Answer(request, exchange, self._stalls, self._hold)
         stream = body if route.body is Body.STREAM else None
-        conversation = Conversation(request, serving.gateway, codec, answer, stream, limits.forward_headers)
+        conversation = Conversation(request, gateway, codec, answer, stream, limits.forward_headers)
         if codec.outbounds:
             self._books.admit(exchange, lambda: codec.usage)
-            await self._admission.admit(exchange, caller, route.use, codec)
-        account = partial(self._account, exchange, route.use, codec)
+            await self._admission.admit(exchange, caller, use, codec)
+        account = partial(self._account, exchange, use, codec)
         entries = _Entries(self._books, exchange, account)
         cut = False
         try:
@@ -108,9 +113,9 @@ class Relay:
             if not exchange.closed:
                 account()
                 if cut:
-                    self._speeds.estimate(exchange, route.use, codec.outbounds, entries.asked_s)
-                    exchange.usage = self._held(exchange.usage, route.use, codec)
-        self._learn(exchange, route.use, codec, entries.asked_s)
+                    self._speeds.estimate(exchange, use, codec.outbounds, entries.asked_s)
+                    exchange.usage = self._held(exchange.usage, use, codec)
+        self._learn(exchange, use, codec, entries.asked_s)
         return answer.response
 
     def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_s: float | None) -> None:
@@ -126,7 +131,7 @@ class Relay:
         """Take what the codec says of tokens; what a stranger's says wrongly must not cost anybody a row."""
         try:
             usage, full = checked(codec.usage), codec.context_full
-            usage = _with_prompt(told_once(usage, codec.outbounds, self._pool.catalog), exchange, codec)
+            usage = _with_prompt(told_once(usage, codec.outbounds, self._catalog), exchange, codec)
             exchange.usage = self._held(usage, use, codec)
             exchange.context_full = None if full is None else bool(full)
         except Exception:  # noqa: BLE001 - the same edge as around the handlers
@@ -137,22 +142,16 @@ class Relay:
         if usage.final or usage.prompt_tokens is None:
             return usage
         name = next((outbound.target or outbound.model for outbound in codec.outbounds), None)
-        model = self._pool.catalog.described(name) if name else Model()
+        model = self._catalog.described(name) if name else Model()
         return replace(usage, prompt_tokens=readable_prompt(usage.prompt_tokens, codec.outbounds, use, model))
 
-    def _opened(self, route: Route, inbound: Inbound) -> Codec:
-        """The codec of an exchange. Raises ApiError."""
-        if route.wants is not None:  # nothing is stored yet: whoever wants something says what is missing
-            route.wants(inbound)
-        return route.open(inbound)
-
-    def _inbound(self, request: web.Request, serving: Serving, mount: str, raw: bytes) -> Inbound:
-        exchange = request[EXCHANGE]
-        policy = exchange.caller.policy if exchange.caller else None
-        models: Models = FamilyModels(self._pool.catalog, serving.aliases, self._ratios, policy)
+    def _inbound(
+        self, request: web.Request, exchange: Exchange, caller: Caller, serving: Serving, mount: str, raw: bytes
+    ) -> Inbound:
+        number = exchange.id.int
         return Inbound(
-            id=exchange.id.hex,
-            at=(exchange.id.int >> 80) // 1000,
+            id=f"{number:032x}",
+            at=(number >> 80) // 1000,
             method=request.method,
             mount=mount,
             path=request.path.removeprefix(mount),
@@ -160,7 +159,7 @@ class Relay:
             query=request.query if request.query_string else _NO_QUERY,
             headers=request.headers,
             raw=raw,
-            models=models,
+            models=FamilyModels(self._catalog, serving.aliases, self._ratios, caller.policy),
             default_model=serving.settings.default_model,
             documents=_NO_DOCUMENTS,
         )
@@ -168,13 +167,14 @@ class Relay:
     def _judge(self, exchange: Exchange, serving: Serving, use: Use, codec: Codec) -> None:
         """Resolve the models of an exchange, and raise NotAllowed for those it may not have."""
         for outbound in codec.outbounds:
-            exchange.model_asked = exchange.model_asked or (outbound.model and outbound.model[:_LONGEST_NAME])
+            if not exchange.model_asked:
+                exchange.model_asked = outbound.model and outbound.model[:_LONGEST_NAME]
         if codec.ignored:
             exchange.ignored = [str(name)[:_LONGEST_IGNORED] for name in codec.ignored]
         if codec.end_user is not None:
             exchange.end_user = str(codec.end_user)[:_LONGEST_END_USER]
         resolve(codec, serving.aliases, use)
-        judge(codec.outbounds, self._pool.catalog, self._settings.models)
+        judge(codec.outbounds, self._catalog, self._settings.models)
 
 
 def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:

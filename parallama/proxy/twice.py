@@ -19,13 +19,17 @@ def told_once(usage: Usage, outbounds: Iterable[Outbound], catalog: Catalog) -> 
     That is the first prompt, what was thought, and the second prompt, so that the total is true; what was thought
     counts as prompt.
     """
-    if not usage.final or not usage.prompt_tokens or not all(_runs_twice(outbound, catalog) for outbound in outbounds):
+    if not usage.final or not usage.prompt_tokens:
         return usage
+    for outbound in outbounds:
+        if not _runs_twice(outbound, catalog):
+            return usage
     return replace(usage, prompt_tokens=2 * usage.prompt_tokens)
 
 
 def _runs_twice(outbound: Outbound, catalog: Catalog) -> bool:
-    body, name = outbound.body, outbound.target or outbound.model
+    body = outbound.body
     if not body or "format" not in body or outbound.path != "/api/chat" or body.get("think") is False:
         return False
+    name = outbound.target or outbound.model
     return name is not None and "thinking" in catalog.capabilities(name)
