@@ -37,6 +37,11 @@ def script(*names: str) -> str:
     return "\n".join(files.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
+def packed(*words: Word) -> bytes:
+    """A command in the form of the protocol: `*`, the number of its words, and each as `$`, its length, and itself."""
+    return pack_command(words)  # type: ignore[no-any-return, arg-type]  # it takes numbers too
+
+
 async def ping(url: str) -> None:
     """Ask the Redis at `url` for a sign of life. Raises Unavailable after a second, ConfigError for a bad URL."""
     try:
@@ -69,13 +74,17 @@ class Connection(asyncio.Protocol):
     def ask(self, *words: Word) -> asyncio.Future[Any]:
         """Send a command. Its answer, or Unavailable for an error and for a connection that breaks off; who does not
         want it any more cancels it. Never raises itself."""
+        return self.send(packed(*words))
+
+    def send(self, command: bytes) -> asyncio.Future[Any]:
+        """As `ask`, for a command that is packed."""
         answer = self._loop.create_future()
         if self._transport is None:
             answer.set_exception(Unavailable("Redis is not connected"))
             return answer
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(pack_command(words))  # type: ignore[arg-type]  # it takes numbers too
+        self._out.append(command)
         self._asked.append(answer)
         return answer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from parallama.db.redis import Word
+from parallama.ledger.redis_words import Word
 
 Reply = Sequence[Any]
 """What was the outcome, as bytes, and its parts."""

@@ -18,12 +18,14 @@ from hashlib import sha1
 from typing import NamedTuple
 from uuid import uuid4
 
+import orjson
+
 from parallama.background import beside
-from parallama.db.redis import Connection, Word, connected, options_of, script
+from parallama.db.redis import Connection, connected, options_of, packed, script
 from parallama.errors import Unavailable
 from parallama.ledger.redis_debts import Debts, Reply
 from parallama.ledger.redis_windows import Windows
-from parallama.ledger.redis_words import Held, registered
+from parallama.ledger.redis_words import Held, Word, registered
 from parallama.ledger.store import Uncountable
 from parallama.limits import Period
 
@@ -71,6 +73,8 @@ class Session:
         self._server, self._now, self._terms = options_of(url), now, terms
         self._key, self._instance = f"{prefix}:{{ledger}}:epoch", instance
         self._windows = Windows(zone)
+        self._begun: dict[str, bytes] = {}
+        """What commands begin with, by operation: all but their last word, the only one that is always another."""
         self._connection: Connection | None = None
         self._epoch = ""
         self._wake = asyncio.Event()
@@ -168,6 +172,7 @@ class Session:
         if self._epoch not in ("", epoch.decode()):
             _log.warning("Redis has lost what was counted: it is summed anew")
         self._epoch, self._opens_at = epoch.decode(), time.monotonic() + wait_ms / 1000
+        self._begun.clear()
         waiting = list(self.live)
         for begin in range(0, len(waiting), _FEW):
             some = [registered(id, self.live[id]) for id in waiting[begin : begin + _FEW] if id in self.live]
@@ -185,7 +190,7 @@ class Session:
             _, lapsed, here = await self._ask("alive", self._rows())
         except Uncountable:  # of another epoch: this process joins it now
             return await self._join()
-        self._heard = time.monotonic(), here
+        self._heard = time.monotonic(), here.decode()
         if self._heard[0] - began < self._terms.answer_s:
             self._late = 0
         if lapsed:
@@ -213,11 +218,18 @@ class Session:
     def _send(self, operation: str, words: Sequence[Word]) -> asyncio.Future[Reply]:
         if self._connection is None:
             raise Unavailable("Redis is not connected")
+        begin = self._begun.get(operation) or self._begin(operation)
+        last = orjson.dumps(words)
+        return self._connection.send(b"%b%d\r\n%b\r\n" % (begin, len(last), last))
+
+    def _begin(self, operation: str) -> bytes:
         now = "" if self._now is None else repr(self._now())
         windows = self._windows.word
-        return self._connection.ask(
-            "EVALSHA", _DIGEST, 1, self._key, operation, self._epoch, now, self._instance, windows, *words
-        )
+        command = packed("EVALSHA", _DIGEST, 1, self._key, operation, self._epoch, now, self._instance, windows, "")
+        begin = command.removesuffix(b"0\r\n\r\n")  # the length and the text of the last word
+        if self._now is None:
+            self._begun[operation] = begin
+        return begin
 
     def _expire(self, answer: asyncio.Future[Reply]) -> None:
         """Its time is over; what has come while this process was busy is read before it is given up."""
@@ -243,6 +255,7 @@ class Session:
             return True
         if reply[0] == b"clock":
             self._windows.turn(Period(reply[1].decode()), reply[2])
+            self._begun.clear()
             return False
         if reply[0] == b"epoch":
             self._joined.clear()

@@ -14,10 +14,9 @@ from datetime import tzinfo
 from itertools import compress, count
 from uuid import UUID, uuid4
 
-from parallama.db.redis import Word
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
-from parallama.ledger.redis_words import Spoken, counter, name, seeded, standings
+from parallama.ledger.redis_words import Spoken, Word, counter, name, seeded, standings
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
@@ -168,11 +167,12 @@ class RedisStore:
     async def shipped(self) -> bool:
         """Until what the other processes have settled by now is in the database, as far as they say; False: that may
         take long, since one of them cannot ship, or its journal waits until it is taken over. Raises Uncountable."""
-        moment, waited = b"", 0.0
+        moment, waited = "", 0.0
         while waited < _SHIPPED_S:
-            _, moment, state = await self._session.ask("shipped", moment)
+            _, began, state = await self._session.ask("shipped", moment)
             if state:
                 return bool(state > 0)
+            moment = began.decode()
             await asyncio.sleep(_SHIPPED_AGAIN_S)
             waited += _SHIPPED_AGAIN_S
         return False
@@ -196,14 +196,14 @@ class RedisStore:
 
     async def _pages(self, operation: str, *words: Word) -> AsyncIterator[Reply]:
         """What is answered from cursor to cursor. Raises Uncountable, and ValueError where nothing is done."""
-        cursor = b"0"
+        cursor = "0"
         while True:
             outcome, *page = await self._session.ask(operation, *words, cursor)
             if outcome != b"ok":
                 raise ValueError(outcome.decode())
-            cursor, *found = page
+            cursor, found = page[0].decode(), page[1:]
             yield found
-            if cursor == b"0":
+            if cursor == "0":
                 return
 
     def _finish(self, name: str, spent: Sequence[int] = ()) -> None:

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import orjson
 
-from parallama.db.redis import Word
 from parallama.ledger.store import Grant, Standing
 from parallama.limits import Counter, Limit, Meter, Period, Scope
 
+Word = str | int | float | orjson.Fragment
 Held = tuple[Grant, float, Sequence[int]]
 """A reservation: its grant, the weight of its tokens, and what it holds of each of its limits."""
 
@@ -25,11 +25,11 @@ class Spoken:
     """What the script is told of limits, made once for those of a caller, which come again with each request."""
 
     def __init__(self) -> None:
-        self._words: dict[int, tuple[tuple[Limit, ...], bytes]] = {}
+        self._words: dict[int, tuple[tuple[Limit, ...], orjson.Fragment]] = {}
         """By the id of a tuple, which stays its own since the tuple is kept too: to hash limits takes longer."""
 
-    def of(self, limits: tuple[Limit, ...]) -> bytes:
-        """JSON of their number, and of each what `name` says, its amount, and 1 if it is strict."""
+    def of(self, limits: tuple[Limit, ...]) -> orjson.Fragment:
+        """A list of their number, and of each what `name` says, its amount, and 1 if it is strict."""
         if (found := self._words.get(id(limits))) is None:
             if len(self._words) >= _MOST:
                 self._words.clear()
@@ -37,9 +37,9 @@ class Spoken:
         return found[1]
 
 
-def _spoken(limits: Sequence[Limit]) -> bytes:
+def _spoken(limits: Sequence[Limit]) -> orjson.Fragment:
     words = [word for limit in limits for word in (*name(limit), limit.amount, int(limit.strict))]
-    return orjson.dumps([len(limits), *words])
+    return orjson.Fragment(orjson.dumps([len(limits), *words]))
 
 
 def registered(id: str, held: Held) -> Iterable[Word]:

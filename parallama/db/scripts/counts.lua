@@ -12,7 +12,7 @@
 --   <id>:changed:<subject>, or `all` in its place: when the limits of a subject were changed, or those of all
 --   <id>:held:<uuid>  what a request has reserved, and for which instance; <id>:done:<uuid>: that it is over
 -- ARGV: operation, epoch, moment ('' for this server's clock), instance, windows (hour, day, month: four boundaries
--- each), then what the operation takes.
+-- each), and in JSON a list of what the operation takes.
 
 local KEEP_S, DONE_S, ALIVE_S, DAY_S, EPOCH_S = 3600, 600, 30, 86400, 604800
 local CHANGED_S = 40 * DAY_S -- longer than any count stays that nobody looks at
@@ -35,7 +35,7 @@ local root = base .. epoch
 local time = call('TIME')
 local here = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local now = tonumber(ARGV[3]) or here
-local words, argument = ARGV, 5
+local words, argument = cjson.decode(ARGV[6]), 0
 
 local function take()
   argument = argument + 1
@@ -46,9 +46,9 @@ local function number()
   return tonumber(take())
 end
 
--- Go on with the words of the next one, which is a list in JSON.
+-- Go on with the words of a list.
 local function unfold()
-  words, argument = cjson.decode(take()), 0
+  words, argument = take(), 0
 end
 
 local changes = {}

@@ -70,7 +70,7 @@ end
 -- subjects, or `all`, whose counters become unknown when nothing is reserved in them
 local function change()
   local word = time[1] .. '.' .. time[2]
-  while argument < #ARGV do
+  while argument < #words do
     call('SET', root .. ':changed:' .. take(), word, 'EX', CHANGED_S)
   end
   return { 'ok' }
