@@ -78,7 +78,8 @@ def build_ledger(
     traffic: Traffic,
 ) -> Ledger:
     """`at`: the directory of the journal of this process, beside those of others; its name was never used before."""
-    journal = Journal(at.parent, at.name, settings.usage)
+    # what is reserved in Redis outlives this process
+    journal = Journal(at.parent, at.name, settings.usage, at_once=settings.redis.url is not None)
     store = _store(settings, at.name)
     shipper = _shipper(settings, database, journal, store)
     seeds = Seeds(database, settings.timezone, settings.limits.weights)

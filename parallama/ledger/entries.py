@@ -1,8 +1,8 @@
 """What a journal says: the entries of an exchange's life, as bytes and back. Pure.
 
-ADMIT: it begins, and is a row if nothing more is heard of it. DISPATCH: a node was asked. PROGRESS: how far several
-have come. FINAL: its row. COLUMNS stands first in a file and names the columns of the rows in it, so that another
-version of the program can read them.
+ADMIT: it begins, and is a row if nothing more is heard of it; the node that this names was asked. DISPATCH: one was
+asked later. PROGRESS: how far several have come. FINAL: its row. COLUMNS stands first in a file and names the columns
+of the rows in it, so that another version of the program can read them.
 """
 
 from __future__ import annotations
@@ -43,16 +43,14 @@ def columns() -> bytes:
 
 
 def admit(row: UsageRecord) -> bytes:
-    """`row`: as it stands when the exchange begins."""
+    """`row`: as it stands when the exchange begins, or when it is sent to its node."""
     return ADMIT + line(row)
 
 
-def dispatch(
-    id: UUID, node: str, model: str | None, charged_at: datetime | None = None, prompt_tokens: int | None = None
-) -> bytes:
-    """The exchange is sent to this node, for this model; if it has limits, they were charged then, and its prompt
+def dispatch(row: UsageRecord) -> bytes:
+    """The exchange is sent to the row's node, for its model; if it has limits, they were charged then, and its prompt
     probably has so many tokens."""
-    return DISPATCH + orjson.dumps((id, node, model, charged_at, prompt_tokens))
+    return DISPATCH + orjson.dumps((row.id, row.node, row.model, row.charged_at, row.prompt_tokens))
 
 
 def progress(reached: Iterable[Reached]) -> bytes:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import logging
-import os
-import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 from uuid import UUID
 
 from parallama.config import UsageSettings
@@ -27,9 +23,8 @@ from parallama.exchange import UsageRecord
 from parallama.ledger import entries
 from parallama.ledger.entries import Reached
 from parallama.ledger.frames import framed
-from parallama.ledger.segments import Segment, Segments, sync_directory, written
-
-LOCK = "lock"
+from parallama.ledger.home import Home
+from parallama.ledger.segments import Segment, Segments, sync_directory
 
 _SEGMENT = 8 << 20
 _PROGRESS_S = 1.0
@@ -43,27 +38,29 @@ _SYNC_S = 10.0
 """Longest wait for the disk."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_NOW = "usage cannot be recorded now: the journal is full, or its disk"
 
 _log = logging.getLogger("parallama.usage")
 
-Progress = Callable[[], Reached]
-"""How far an exchange has come by now."""
 
+class Begun(Protocol):
+    """An exchange that has not ended."""
 
-@dataclass(slots=True)
-class _Open:
-    """An exchange whose end is not written."""
+    def row(self) -> UsageRecord:
+        """As it stands by now, with the prompt that it probably has."""
 
-    progress: Progress
-    entries: list[bytes] = field(default_factory=list)
+    def reached(self) -> Reached:
+        """How far it has come by now."""
 
 
 class Journal:
     """Of this process. Works inside `running()`."""
 
-    def __init__(self, directory: Path, instance: str, settings: UsageSettings) -> None:
-        """`directory`: of all journals of this machine; `instance`: the name of this one, never used before."""
+    def __init__(self, directory: Path, instance: str, settings: UsageSettings, *, at_once: bool = False) -> None:
+        """`directory`: of all journals of this machine; `instance`: the name of this one, never used before; `at_once`:
+        hold no entry back, since others see what comes next."""
         self.home = directory / instance
+        self._place = Home(self.home)
         self._sync_s, self._quota = settings.sync_ms / 1000, settings.journal_mb << 20
         # several to the quota: only those that are complete can be deleted
         self.segments = Segments(self.home, min(_SEGMENT, self._quota // 4), self._opening)
@@ -73,11 +70,15 @@ class Journal:
         """Rows taken since the start."""
         self.lost = 0
         """Rows of refusals that were too many to keep while the disk took nothing."""
-        self._lock = -1
-        self._open: dict[int, _Open] = {}
-        """By the number of their ids: a UUID takes long to be hashed."""
-        self._late: deque[tuple[bytes, UUID | None]] = deque()
-        """Records that the disk has not taken, each with the exchange that ends with it."""
+        self._at_once = at_once
+        self._held: dict[int, Begun] = {}
+        """Exchanges of which nothing is written yet, by the number of their ids: a UUID takes long to be hashed."""
+        self._open: dict[int, tuple[Begun, list[bytes]]] = {}
+        """Those of which it is, with these entries."""
+        self._turn_ends = False
+        """Whether `_end_turn` is about to be called."""
+        self._late: deque[tuple[bytes, int | None]] = deque()
+        """Entries that the disk has not taken, each with the exchange that ends with it."""
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._stopping = False
@@ -89,49 +90,49 @@ class Journal:
     @property
     def full(self) -> bool:
         """Whether no exchange may begin: the disk takes nothing, or the journals have grown to their quota."""
-        return bool(self._late) or self._homeless or self.taken >= self._quota
+        return bool(self._late) or self._homeless or self.segments.bytes + self.elsewhere >= self._quota
 
     @property
     def taken(self) -> int:
         """Bytes on disk, of all journals of this machine."""
         return self.segments.bytes + self.elsewhere
 
-    def admit(self, row: UsageRecord, progress: Progress) -> None:
-        """An exchange begins; `row` stands if nothing more is heard of it. Raises Unavailable when that cannot be
-        written down."""
-        entry = entries.admit(row)
-        if self.full or not self._append(framed(entry)):
-            raise Unavailable("usage cannot be recorded now: the journal is full, or its disk")
-        self._open[row.id.int] = _Open(progress, [entry])
+    def admit(self, id: UUID, begun: Begun) -> None:
+        """An exchange begins; its row stands if nothing more is heard of it. That is written with its dispatch, or at
+        the end of this turn of the event loop: nobody else sees what happens between. Raises Unavailable when it cannot
+        be written down."""
+        if self.full or (self._at_once and not self._begin(id.int, begun, begun.row())):
+            raise Unavailable(_FULL_NOW)
+        if not self._at_once:
+            self._held[id.int] = begun
+            if not self._turn_ends:
+                self._turn_ends = True
+                asyncio.get_running_loop().call_soon(self._end_turn)
 
-    def dispatch(
-        self,
-        id: UUID,
-        node: str,
-        model: str | None,
-        charged_at: datetime | None = None,
-        prompt_tokens: int | None = None,
-    ) -> None:
-        """The exchange, which was admitted, goes to this node for this model; `charged_at`: as its row has it;
-        `prompt_tokens`: probably."""
-        if (one := self._open.get(id.int)) is not None:
-            entry = entries.dispatch(id, node, model, charged_at, prompt_tokens)
-            one.entries.append(entry)
+    def dispatch(self, id: UUID) -> None:
+        """The exchange, which was admitted, goes to the node that its row names. Raises Unavailable when nothing of it
+        is written down and nothing can be: then it never began."""
+        if (begun := self._held.pop(id.int, None)) is not None:
+            if not self._begin(id.int, begun, begun.row()):
+                raise Unavailable(_FULL_NOW)
+        elif (one := self._open.get(id.int)) is not None:
+            begun, said = one
+            said.append(entry := entries.dispatch(begun.row()))
             self._write(entry)
 
     def final(self, row: UsageRecord) -> None:
         """The exchange has ended so. Never waits; what the disk does not take is kept until it does."""
-        if row.id.int not in self._open and (len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota):
+        id = row.id.int
+        if id not in self._open and self._held.pop(id, None) is None and self._takes_no_refusal:
             self.lost += 1
             return
         self.finals += 1
-        self._write(entries.final(row), row.id)
+        self._write(entries.final(row), id)
 
     def stored(self, segment: Segment) -> None:
         """The rows of the segment are stored as far as it is read. Whoever takes over does not store them again, which
         would count them twice in the sums once they were dropped for their age."""
-        with suppress(OSError):  # not a full disk: the bytes are there
-            os.pwrite(self._lock, written(segment.place), 0)
+        self._place.stored(segment.place)
 
     async def synced(self) -> None:
         """Until all that is written by now is on the disk itself. Raises Unavailable when the disk takes too long."""
@@ -149,7 +150,7 @@ class Journal:
         it was read, the directory is gone. Raises ConfigError when it cannot be made, unless the disk is full: what
         others have left there is shipped nevertheless, which may be what it is full of."""
         try:
-            await asyncio.to_thread(self._begin)
+            await asyncio.to_thread(self._settle_in)
         except OSError as error:
             if error.errno not in _FULL or not self.home.parent.is_dir():
                 raise ConfigError(f"the journal cannot be written in {self.home.parent}: {error.strerror}") from error
@@ -167,30 +168,11 @@ class Journal:
                 keeping.cancel()
                 self._end()
 
-    def _begin(self) -> None:
-        self._make_home()
+    def _settle_in(self) -> None:
+        self._place.make()
         self.segments.begin()
         for above in self.home.parents[:2]:
             sync_directory(above)
-
-    def _make_home(self) -> None:
-        # under its name only when it is locked: nobody may take it for one that was left
-        unlocked = self.home.with_name(f".{self.home.name}")
-        unlocked.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = -1
-        try:
-            lock = os.open(unlocked / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(lock, written(("", 0)), 0)
-            unlocked.rename(self.home)
-        except OSError:
-            if lock >= 0:
-                os.close(lock)
-            shutil.rmtree(unlocked, ignore_errors=True)
-            raise
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = lock
 
     def _stay(self) -> None:
         """When the directory, or the file that is written to, was removed or put elsewhere, or was never made: make
@@ -201,7 +183,7 @@ class Journal:
         removed = self.segments.begun
         try:
             if not self.home.exists():
-                self._make_home()
+                self._place.make()
             self.segments.begin()
         except OSError as error:
             self._homeless = True
@@ -213,41 +195,57 @@ class Journal:
 
     def _end(self) -> None:
         self.segments.close()
-        if not self._late and not self._open and not self.segments.unread:
+        if not (self._late or self._held or self._open or self.segments.unread):
             self.segments.remove()
-            (self.home / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                self.home.rmdir()
-        if self._lock >= 0:
-            os.close(self._lock)
+            self._place.remove()
+        self._place.unlock()
+
+    @property
+    def _takes_no_refusal(self) -> bool:
+        return len(self._late) >= _MOST_LATE or self.taken >= _MOST_TIMES * self._quota
 
     def _opening(self) -> Iterator[bytes]:
         """What is known of the exchanges that are open, so that earlier segments are not needed for them."""
         yield framed(entries.columns())
-        for one in self._open.values():
-            yield from map(framed, one.entries)
+        for _, said in self._open.values():
+            yield from map(framed, said)
         self._progress_at = 0.0
 
-    def _write(self, entry: bytes, ended: UUID | None = None) -> None:
+    def _end_turn(self) -> None:
+        """Write of those that are held back that they began; what the disk does not take is tried at the dispatch."""
+        self._turn_ends = False
+        for id, begun in tuple(self._held.items()):
+            row = begun.row()._replace(node=None, model=None)  # they may be chosen, but were not asked
+            if self._begin(id, begun, row):
+                del self._held[id]
+
+    def _begin(self, id: int, begun: Begun, row: UsageRecord) -> bool:
+        """Whether it is written that the exchange began so."""
+        entry = entries.admit(row)
+        if self._late or not self._append(entry):
+            return False
+        self._open[id] = begun, [entry]
+        return True
+
+    def _write(self, entry: bytes, ended: int | None = None) -> None:
         """Write it behind all that the disk has not taken yet."""
-        record = framed(entry)
-        if self._late or not self._append(record, ended):
-            self._late.append((record, ended))
+        if self._late or not self._append(entry, ended):
+            self._late.append((entry, ended))
 
     def _catch_up(self) -> None:
         """Write what is late, as far as the disk takes it."""
         while self._late and self._append(*self._late[0]):
             self._late.popleft()
 
-    def _append(self, record: bytes, ended: UUID | None = None) -> bool:
-        """Whether the record is written whole; else nothing of it is. `ended`: the exchange whose row it is."""
+    def _append(self, entry: bytes, ended: int | None = None) -> bool:
+        """Whether the entry is written whole; else nothing of it is. `ended`: the exchange whose row it is."""
         try:
-            self.segments.append(record, mark=ended is not None)
+            self.segments.append(framed(entry), ended is not None)
         except OSError as error:
             self._tell(f"the journal cannot be written: {error.strerror}")
             return False
         if ended is not None:
-            self._open.pop(ended.int, None)
+            self._open.pop(ended, None)
         return True
 
     def _tell(self, trouble: str | None) -> None:
@@ -277,7 +275,7 @@ class Journal:
         if self._late or now < self._progress_at:
             return
         self._progress_at = now + _PROGRESS_S
-        reached = [one.progress() for one in self._open.values()]
+        reached = [begun.reached() for begun, _ in self._open.values()]
         for begin in range(0, len(reached), _TOGETHER):
             self._write(entries.progress(reached[begin : begin + _TOGETHER]))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from parallama.exchange import UsageRecord
 from parallama.ledger.entries import Reader
 from parallama.ledger.frames import unframed
-from parallama.ledger.journal import LOCK
+from parallama.ledger.home import LOCK
 from parallama.ledger.segments import SUFFIX, place_in
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 SUFFIX = ".log"
 
@@ -100,17 +101,19 @@ class Segments:
         """Bytes."""
         return sum(one.size - one.read for one in self._all)
 
-    def append(self, record: bytes, *, mark: bool = False) -> None:
+    def append(self, record: bytes, mark: bool = False) -> None:
         """Raises OSError when the disk does not take it whole, and leaves nothing of it. `mark`: whoever reads is to
         find it."""
         if not self._all or self._all[-1].size >= self._until:
             self.begin()
-        segment = self._all[-1]
+        segment, length = self._all[-1], len(record)
         at = segment.size
-        _put(self._file, segment, record)
+        if os.pwrite(self._file, record, at) < length:
+            _take_back(self._file, at)
+        segment.size = end = at + length
         if mark:
-            segment.marks.extend((at, segment.size))
-        self.bytes += len(record)
+            segment.marks.extend((at, end))
+        self.bytes += length
         self._unsynced = True
 
     def begin(self) -> None:
@@ -120,7 +123,10 @@ class Segments:
         file = os.open(segment.path, _NEW, 0o600)
         try:
             segment.reading = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-            _put(file, segment, b"".join(self._opening()))
+            opening = b"".join(self._opening())
+            segment.size = os.pwrite(file, opening, 0)
+            if segment.size < len(opening):
+                _take_back(file, 0)
         except OSError:
             os.close(file)
             segment.close()
@@ -171,13 +177,11 @@ class Segments:
             segment.path.unlink(missing_ok=True)
 
 
-def _put(file: int, segment: Segment, record: bytes) -> None:
-    # where the last whole record ends: what a full disk took of another one is written over
-    if os.pwrite(file, record, segment.size) < len(record):
-        with suppress(OSError):
-            os.ftruncate(file, segment.size)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    segment.size += len(record)
+def _take_back(file: int, at: int) -> NoReturn:
+    """Leave nothing of a record of which a full disk took a part; what is left all the same is written over."""
+    with suppress(OSError):
+        os.ftruncate(file, at)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync(files: Iterable[int], home: Path | None) -> None:

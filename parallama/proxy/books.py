@@ -18,7 +18,8 @@ from uuid import UUID
 from aiohttp import web
 
 from parallama.arrival import ARRIVAL
-from parallama.exchange import Exchange, Usage, checked
+from parallama.errors import Unavailable
+from parallama.exchange import Exchange, Usage, UsageRecord, checked
 from parallama.ledger.entries import Reached
 from parallama.ledger.journal import Journal
 from parallama.metrics import Metrics, generation_speed
@@ -97,14 +98,16 @@ class Books:
     def admit(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
         """An exchange is about to ask a node; `usage` tells what has come of it by now. Raises Unavailable when that
         cannot be written down."""
-        self._journal.admit(exchange.record(time.monotonic()), partial(_reached, exchange, usage))
+        self._journal.admit(exchange.id, _Begun(exchange, usage))
 
     def dispatch(self, exchange: Exchange) -> None:
-        """It asks its node for its model."""
-        assert exchange.node is not None
-        self._journal.dispatch(
-            exchange.id, exchange.node, exchange.model, exchange.charged_at, exchange.prompt_estimate
-        )
+        """It asks its node for its model. Raises Unavailable when it cannot be written down that it began: no node is
+        asked then."""
+        try:
+            self._journal.dispatch(exchange.id)
+        except Unavailable:
+            exchange.node = exchange.model = None
+            raise
 
     def close(self, exchange: Exchange, coming: int = 0) -> None:
         """Write down how an exchange has ended, if its caller is known and it is not written yet. The last `coming`
@@ -149,18 +152,31 @@ class Books:
                 _api.info("request", extra={"fields": _line(one)})
 
 
-def _reached(exchange: Exchange, usage: Callable[[], Usage]) -> Reached:
-    """How far an exchange has come; a stranger's codec may have no say."""
-    try:
-        so_far = checked(usage())
-    except Exception:  # noqa: BLE001 - it is asked again at the end, and logged then
-        so_far = Usage()
-    first_s = exchange.first_byte_s
-    duration_ms = (time.monotonic() - exchange.started) * 1000
-    first_ms = None if first_s is None else first_s * 1000
-    return Reached(
-        exchange.id, so_far.output_tokens, exchange.response_bytes, first_ms, duration_ms, so_far.prompt_tokens
-    )
+class _Begun:
+    """An exchange, as the journal asks for it."""
+
+    __slots__ = ("_exchange", "_usage")
+
+    def __init__(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
+        self._exchange, self._usage = exchange, usage
+
+    def row(self) -> UsageRecord:
+        exchange = self._exchange
+        return exchange.record(time.monotonic(), 0, exchange.prompt_estimate)
+
+    def reached(self) -> Reached:
+        """A stranger's codec may have no say."""
+        exchange = self._exchange
+        try:
+            so_far = checked(self._usage())
+        except Exception:  # noqa: BLE001 - it is asked again at the end, and logged then
+            so_far = Usage()
+        first_s = exchange.first_byte_s
+        duration_ms = (time.monotonic() - exchange.started) * 1000
+        first_ms = None if first_s is None else first_s * 1000
+        return Reached(
+            exchange.id, so_far.output_tokens, exchange.response_bytes, first_ms, duration_ms, so_far.prompt_tokens
+        )
 
 
 def _line(ended: _Ended) -> dict[str, object]:

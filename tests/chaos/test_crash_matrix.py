@@ -32,6 +32,9 @@ _LIFE = (
     "STORE.reserve after",
     "parallama.proxy.admission:Admission.admit after",
     "parallama.nodes.pool:Lease.__aenter__ after",
+    f"{_JOURNAL}.dispatch before",
+    f"{_JOURNAL}._begin before",
+    f"{_JOURNAL}._begin after",
     f"{_JOURNAL}.dispatch after",
     "parallama.nodes.connection:Connection.ask before /api/generate",
     "parallama.nodes.connection:Connection.ask after /api/generate",
@@ -56,6 +59,9 @@ _LIFE = (
     "pathlib:Path.unlink after .log",
 )
 """Steps of an exchange, in their order: places of the program, and whether it dies before or after."""
+
+_MEMORY = (f"{_JOURNAL}._end_turn before", f"{_JOURNAL}._end_turn after")
+"""With Redis nobody is held back."""
 
 _PROGRESS = ("parallama.ledger.entries:progress before", f"{_JOURNAL}._write after b'P[")
 
@@ -124,7 +130,7 @@ def ready(running: Running) -> bool:
 
 def dooms(store: str, dice: random.Random) -> Iterator[str]:
     """Each as `doomed.py` takes it; between those of an exchange's life those of taking over."""
-    life = (*_LIFE, *(_REDIS if store == "redis" else ()))
+    life = (*_LIFE, *(_REDIS if store == "redis" else _MEMORY))
     over = [*_TAKING_OVER]
     for number, step in enumerate(life):
         place, moment, *word = step.replace("STORE", _STORES[store]).split(" ")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
-from journals import admitted, journal_in, reached, rows_in
+from journals import admit, journal_in, rows_in
 from usage_rows import eventually, make_row
 
 from parallama.errors import Unavailable
@@ -36,7 +36,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def refuses(journal: Journal) -> bool:
     with suppress(Unavailable):
         row = make_row()
-        journal.admit(admitted(row), lambda: reached(row))
+        admit(journal, row)
+        journal.dispatch(row.id)
         return False
     return True
 
@@ -57,6 +58,30 @@ async def no_part_of_a_record_is_left(directory: Path) -> None:
             (segment,) = journal.segments
             assert segment.path.stat().st_size == size
             assert rows_in(journal.home) == before
+
+
+async def who_finds_no_place_when_it_goes_to_its_node_never_began(directory: Path) -> None:
+    async with journal_in(directory, sync_ms=3_600_000) as journal:
+        rows = end(journal)
+        with files_of_at_most(journal.segments.bytes + 100):
+            admit(journal, row := make_row()).choose()
+            try:
+                journal.dispatch(row.id)
+            except Unavailable:
+                journal.final(row)
+            assert rows_in(journal.home) == rows
+            assert journal.full
+    assert rows_in(journal.home) == [*rows, row]
+
+
+async def who_waited_while_nothing_was_taken_begins_when_it_goes_to_its_node(directory: Path) -> None:
+    async with journal_in(directory, sync_ms=3_600_000) as journal:
+        with files_of_at_most(journal.segments.bytes + 100):
+            admit(journal, row := make_row()).choose()
+            await asyncio.sleep(0)
+            assert rows_in(journal.home) == []
+        journal.dispatch(row.id)
+        assert [(found.id, found.node) for found in rows_in(journal.home)] == [(row.id, "node-1")]
 
 
 async def rows_wait_and_are_written_in_their_order(directory: Path) -> None:
@@ -93,7 +118,8 @@ async def what_the_disk_takes_at_the_end_is_written_then(directory: Path) -> Non
 async def who_has_ended_is_open_until_the_disk_knows(directory: Path) -> None:
     async with journal_in(directory, journal_mb=1, sync_ms=3_600_000) as journal:
         row = make_row(model_asked="x" * 5000)
-        journal.admit(admitted(row._replace(model_asked="x")), lambda: reached(row))
+        admit(journal, row._replace(model_asked="x"))
+        journal.dispatch(row.id)
         while journal.segments.bytes < 1 << 18:
             end(journal, 1)
         with files_of_at_most(3000):  # enough for what a new segment repeats, not for the row
@@ -109,7 +135,8 @@ async def refusals_are_too_many_to_keep_but_what_was_admitted_is_kept(directory:
     under_test._MOST_LATE = 10
     async with journal_in(directory) as journal:
         row = make_row()
-        journal.admit(admitted(row), lambda: reached(row))
+        admit(journal, row)
+        journal.dispatch(row.id)
         with files_of_at_most(journal.segments.bytes + 100):
             refused = end(journal, 15)
             journal.final(row)
@@ -144,6 +171,8 @@ CASES = {
     case.__name__: case
     for case in (
         no_part_of_a_record_is_left,
+        who_finds_no_place_when_it_goes_to_its_node_never_began,
+        who_waited_while_nothing_was_taken_begins_when_it_goes_to_its_node,
         rows_wait_and_are_written_in_their_order,
         strict_waits_for_what_the_disk_has_not_taken,
         what_the_disk_takes_at_the_end_is_written_then,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+from usage_rows import make_row
 
 from parallama.config import UsageSettings
 from parallama.db.pool import Database
@@ -14,7 +18,8 @@ from parallama.exchange import UsageRecord
 from parallama.ledger import entries
 from parallama.ledger.entries import Reached, Reader
 from parallama.ledger.frames import framed, unframed
-from parallama.ledger.journal import LOCK, Journal
+from parallama.ledger.home import LOCK
+from parallama.ledger.journal import Journal
 from parallama.ledger.segments import SUFFIX
 from parallama.ledger.shipper import Shipper
 
@@ -49,6 +54,39 @@ def admitted(row: UsageRecord) -> UsageRecord:
     """The row as it stands when its exchange begins."""
     nothing: dict[str, Any] = {"model": None, "node": None, "prompt_tokens": None, "output_tokens": None}
     return row._replace(**nothing, ttft_ms=None, status=500, outcome="failed", response_bytes=0)
+
+
+@dataclass
+class Asking:
+    """An exchange under way, as a journal asks for it."""
+
+    now: UsageRecord
+    tokens: int | None = None
+
+    def row(self) -> UsageRecord:
+        return self.now
+
+    def reached(self) -> Reached:
+        return reached(self.now, self.tokens)
+
+    def choose(self, node: str = "node-1", model: str | None = "llama3.2") -> None:
+        """It has a node to go to."""
+        self.now = self.now._replace(node=node, model=model)
+
+
+def admit(journal: Journal, row: UsageRecord, tokens: int | None = None) -> Asking:
+    """The exchange of a row begins."""
+    asking = Asking(admitted(row), tokens)
+    journal.admit(row.id, asking)
+    return asking
+
+
+def dispatched(
+    id: UUID, node: str, model: str | None, charged_at: datetime | None = None, prompt_tokens: int | None = None
+) -> bytes:
+    """The entry of an exchange that goes to this node."""
+    facts: dict[str, Any] = {"node": node, "model": model, "charged_at": charged_at, "prompt_tokens": prompt_tokens}
+    return entries.dispatch(make_row()._replace(id=id, **facts))
 
 
 def segment(*said: bytes) -> bytes:

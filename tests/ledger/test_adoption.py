@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import admitted, journal_in, left_behind, reached, segment, shipping
+from journals import admit, admitted, dispatched, journal_in, left_behind, reached, segment, shipping
 from sums import sums_agree
 from usage_rows import count, eventually, ids, make_row
 from wire import Wire
@@ -27,7 +27,7 @@ def ended(count: int) -> tuple[list[Any], list[bytes]]:
     rows = [make_row() for _ in range(count)]
     said = []
     for row in rows:
-        said += [entries.admit(admitted(row)), entries.dispatch(row.id, "node-1", row.model), entries.final(row)]
+        said += [entries.admit(admitted(row)), dispatched(row.id, "node-1", row.model), entries.final(row)]
     return rows, said
 
 
@@ -57,8 +57,8 @@ async def test_an_exchange_that_never_ended_is_an_aborted_row(
     caplog.set_level(logging.WARNING, "parallama.usage")
     waiting, asked, limited, answering = (make_row() for _ in range(4))
     said = [entries.admit(admitted(row)) for row in (waiting, asked, limited, answering)]
-    said += [entries.dispatch(row.id, "node-1", "llama3.2") for row in (asked, answering)]
-    said += [entries.dispatch(limited.id, "node-1", "llama3.2", None, 33)]
+    said += [dispatched(row.id, "node-1", "llama3.2") for row in (asked, answering)]
+    said += [dispatched(limited.id, "node-1", "llama3.2", None, 33)]
     said += [entries.progress([reached(asked), reached(limited), reached(answering, 41, 26)])]
     home = left_behind(tmp_path, segment(*said))
     assert await adopt(database, tmp_path, home) == (0, 0)
@@ -135,7 +135,7 @@ async def test_a_process_begins_unseen_by_those_that_take_over(database: Databas
 async def test_a_journal_that_is_taken_over_again_adds_nothing(database: Database, tmp_path: Path) -> None:
     rows, said = ended(300)
     open_row = make_row()
-    said += [entries.admit(admitted(open_row)), entries.dispatch(open_row.id, "node-1", None)]
+    said += [entries.admit(admitted(open_row)), dispatched(open_row.id, "node-1", None)]
     for _ in range(2):
         await adopt(database, tmp_path, left_behind(tmp_path, segment(*said)))
         assert await ids(database) == [row.id for row in (*rows, open_row)]
@@ -257,7 +257,7 @@ async def test_rows_that_were_stored_and_dropped_for_their_age_are_not_summed_ag
         journal.final(old)
         journal.final(young := make_row())
         await eventually(lambda: shipper.pending == 0)
-        journal.admit(admitted(open_ := make_row()), lambda: reached(open_))
+        admit(journal, open_ := make_row())
         journal.final(late := make_row())
         await eventually(lambda: shipper.pending == 0)
         journal.final(last := make_row())

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from asking import MODEL
-from journals import admitted, left_behind, reached, segment, shipping
+from journals import admitted, dispatched, left_behind, reached, segment, shipping
 from running import eventually, running_gateway
 from sums import hour_of, sums_agree
 from usage_rows import make_row, store
@@ -54,7 +54,7 @@ async def test_the_sums_have_it_in_the_hour_in_which_it_was_charged(database: Da
 async def test_the_row_that_a_killed_process_never_wrote_has_it_too(database: Database, tmp_path: Path) -> None:
     asked, waiting = make_row(NOON - SECOND), make_row(NOON - SECOND)
     said = [entries.admit(admitted(row)) for row in (asked, waiting)]
-    said += [entries.dispatch(asked.id, "node-1", MODEL, NOON + SECOND), entries.progress([reached(asked, 41)])]
+    said += [dispatched(asked.id, "node-1", MODEL, NOON + SECOND), entries.progress([reached(asked, 41)])]
     home = left_behind(tmp_path, segment(*said))
     async with shipping(database, tmp_path):
         await eventually(lambda: not home.exists())

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from journals import admitted, reached, read
+from journals import admitted, dispatched, reached, read
 from usage_rows import make_row
 
 from parallama.exchange import UsageRecord
@@ -83,7 +83,7 @@ def test_a_journal_of_the_version_before_limits_told_when_they_charged_is_read()
 def test_who_asked_a_node_was_charged_when_its_dispatch_says_so() -> None:
     asked, waiting = admitted(EVERY)._replace(charged_at=None), admitted(make_row())
     told = [entries.admit(asked), entries.admit(waiting)]
-    told += [entries.dispatch(asked.id, "node-1", "llama3.2", EVERY.charged_at)]
+    told += [dispatched(asked.id, "node-1", "llama3.2", EVERY.charged_at)]
     assert [row.charged_at for row in read(told)] == [EVERY.charged_at, None]
 
 
@@ -124,9 +124,9 @@ def test_an_exchange_that_no_node_was_asked_for_has_used_nothing() -> None:
 
 def test_an_exchange_that_a_node_was_asked_for_has_used_what_it_had_reached() -> None:
     row, other = admitted(EVERY)._replace(prompt_tokens=30), admitted(make_row())
-    told = [entries.admit(row), entries.admit(other), entries.dispatch(row.id, "node-1", "llama3.2")]
+    told = [entries.admit(row), entries.admit(other), dispatched(row.id, "node-1", "llama3.2")]
     told += [entries.progress([reached(row, 9), reached(other)]), entries.progress([reached(row, 12)])]
-    mine, others = read([*told, entries.dispatch(other.id, "node-2", None)])
+    mine, others = read([*told, dispatched(other.id, "node-2", None)])
     assert (mine.prompt_tokens, mine.output_tokens, mine.estimated) == (30, 12, True)
     assert (mine.node, mine.model, mine.response_bytes) == ("node-1", "llama3.2", 100)
     assert (mine.ttft_ms, mine.duration_ms) == (20.5, 1000.5)
@@ -135,12 +135,12 @@ def test_an_exchange_that_a_node_was_asked_for_has_used_what_it_had_reached() ->
 
 def test_what_has_ended_is_not_aborted() -> None:
     row = admitted(EVERY)
-    told = [entries.admit(row), entries.admit(row), entries.dispatch(row.id, "node-1", None), entries.final(EVERY)]
+    told = [entries.admit(row), entries.admit(row), dispatched(row.id, "node-1", None), entries.final(EVERY)]
     assert read([*told, entries.progress([reached(row, 9)])]) == [EVERY]
 
 
 def test_what_a_later_segment_repeats_takes_nothing_from_what_is_known() -> None:
     row = admitted(EVERY)
-    known = [entries.admit(row), entries.dispatch(row.id, "node-1", None)]
+    known = [entries.admit(row), dispatched(row.id, "node-1", None)]
     (found,) = read([*known, entries.progress([reached(row, 9)]), *known])
     assert found.output_tokens == 9

@@ -23,7 +23,7 @@ from parallama.config import Settings
 from parallama.db.pool import Database
 from parallama.errors import Conflict, NotFound
 from parallama.ledger import entries
-from parallama.ledger.journal import LOCK
+from parallama.ledger.home import LOCK
 from parallama.ledger.redis_store import RedisStore
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from full_disk import CASES
-from journals import admitted, journal_in, reached, read, rows_in, said
+from journals import admit, journal_in, read, rows_in, said
 from usage_rows import eventually, make_row
 
 from parallama.config import UsageSettings
@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 
 def begin(journal: Journal, row: UsageRecord, tokens: int | None = None) -> UsageRecord:
     """Admit the exchange of a row and send it to its node."""
-    journal.admit(admitted(row), lambda: reached(row, tokens))
-    journal.dispatch(row.id, "node-1", "llama3.2")
+    admit(journal, row, tokens).choose()
+    journal.dispatch(row.id)
     return row
 
 
@@ -48,9 +48,66 @@ def fill(journal: Journal, segments: int) -> list[UsageRecord]:
 async def test_what_is_written_is_in_the_files_at_once(tmp_path: Path) -> None:
     async with journal_in(tmp_path, sync_ms=3_600_000) as journal:
         row = begin(journal, make_row())
-        assert [entry[:1] for entry in said(journal.home)] == [entries.ADMIT, entries.DISPATCH]
+        assert [entry[:1] for entry in said(journal.home)] == [entries.ADMIT]
         journal.final(row)
         assert rows_in(journal.home) == [row]
+
+
+async def test_who_goes_to_a_node_at_once_is_one_entry_that_names_it(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, sync_ms=3_600_000) as journal:
+        begin(journal, make_row())
+        await asyncio.sleep(0)
+        (aborted,) = rows_in(journal.home)
+        assert (aborted.node, aborted.model) == ("node-1", "llama3.2")
+        assert [entry[:1] for entry in said(journal.home)] == [entries.ADMIT]
+
+
+async def test_who_waits_is_written_at_the_end_of_the_turn_and_has_asked_no_node_yet(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, sync_ms=3_600_000) as journal:
+        waiting = [make_row() for _ in range(3)]
+        for row in waiting:
+            admit(journal, row).choose()
+        assert rows_in(journal.home) == []
+        await asyncio.sleep(0)
+        assert [(row.id, row.node, row.model) for row in rows_in(journal.home)] == [
+            (row.id, None, None) for row in waiting
+        ]
+        journal.dispatch(waiting[1].id)
+        assert [row.node for row in rows_in(journal.home)] == [None, "node-1", None]
+        assert b"".join(entry[:1] for entry in said(journal.home)) == b"AAAD"
+        admit(journal, make_row())
+        await asyncio.sleep(0)
+        assert len(rows_in(journal.home)) == 4, "each turn has its end"
+
+
+async def test_who_ends_in_the_turn_in_which_it_began_is_its_end_alone(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, sync_ms=3_600_000) as journal:
+        row = make_row()
+        admit(journal, row)
+        journal.final(row)
+        await asyncio.sleep(0)
+        assert [entry[:1] for entry in said(journal.home)] == [entries.FINAL]
+
+
+async def test_where_others_see_what_comes_next_nobody_is_held_back(tmp_path: Path) -> None:
+    async with Journal(tmp_path, "one", UsageSettings(), at_once=True).running() as journal:
+        row = make_row()
+        asking = admit(journal, row)
+        assert [found.id for found in rows_in(journal.home)] == [row.id]
+        asking.choose()
+        journal.dispatch(row.id)
+        assert [entry[:1] for entry in said(journal.home)] == [entries.ADMIT, entries.DISPATCH]
+
+
+async def test_a_segment_that_begins_has_what_is_held_back_once(tmp_path: Path) -> None:
+    async with journal_in(tmp_path, journal_mb=1, sync_ms=3_600_000) as journal:
+        waiting = make_row()
+        admit(journal, waiting).choose()
+        fill(journal, 2)
+        journal.segments.begin()
+        journal.dispatch(waiting.id)
+        assert [entry[:1] for entry in said(journal.home)].count(entries.ADMIT) == 1
+        assert [row.node for row in rows_in(journal.home) if row.id == waiting.id] == ["node-1"]
 
 
 async def test_its_files_are_for_nobody_else(tmp_path: Path) -> None:
@@ -257,8 +314,7 @@ async def test_a_place_that_cannot_be_had_is_the_operators_error(tmp_path: Path)
 async def test_much_that_is_open_does_not_make_every_entry_begin_a_file(tmp_path: Path) -> None:
     async with journal_in(tmp_path, journal_mb=1, sync_ms=3_600_000) as journal:
         while not journal.full:
-            row = make_row()
-            journal.admit(admitted(row), lambda row=row: reached(row))  # type: ignore[misc]
+            begin(journal, make_row())
         before = len(list(journal.segments))
         for _ in range(20):
             journal.final(make_row())

@@ -37,8 +37,8 @@ def home(gateway: RunningGateway) -> Path:
 
 
 def kinds(gateway: RunningGateway) -> bytes:
-    """The kinds of the entries so far, PROGRESS apart."""
-    return b"".join(entry[:1] for entry in said(home(gateway)) if entry[:1] != entries.PROGRESS)
+    """The kinds of the entries so far, PROGRESS apart, and DISPATCH of who had to wait for a connection."""
+    return b"".join(entry[:1] for entry in said(home(gateway)) if entry[:1] not in (entries.PROGRESS, entries.DISPATCH))
 
 
 def rows(gateway: RunningGateway) -> list[UsageRecord]:
@@ -77,10 +77,11 @@ async def test_an_exchange_is_admitted_then_sent_to_its_node_then_ended(
     node.cue(Answer(hold_head=gate), node_path(path))
     async with asked(gateway, path, body) as client:
         await gate.reached.wait()
-        assert kinds(gateway) == b"AD"
+        assert kinds(gateway) == b"A"
+        assert [row.node for row in rows(gateway)] == ["node-1"]
         gate.set()
         assert (await client.answer("POST")).status == 200
-    assert kinds(gateway) == b"ADF"
+    assert kinds(gateway) == b"AF"
     (row,) = rows(gateway)
     assert (row.status, row.outcome, row.node) == (200, "ok", "node-1")
 
@@ -101,7 +102,7 @@ async def test_what_is_refused_or_needs_no_node_is_its_end_alone(gateway: Runnin
 async def test_a_failure_is_written_once(gateway: RunningGateway, node: FakeOllama, fault: Fault, body: Any) -> None:
     node.cue(Answer(fault=fault))
     await ask(gateway, "/api/chat", body)
-    await eventually(lambda: kinds(gateway) == b"ADF")
+    await eventually(lambda: kinds(gateway) == b"AF")
     (row,) = rows(gateway)
     assert (row.status, row.outcome, row.error) == (502, "failed", "upstream_failed")
 
@@ -126,7 +127,7 @@ async def test_the_end_is_written_before_the_last_line_leaves_whatever_the_node_
     async with asked(gateway, path, {**CHAT, "stream": True}) as client:
         await client.head()
         await gate.reached.wait()
-        await eventually(lambda: kinds(gateway) == b"ADF")
+        await eventually(lambda: kinds(gateway) == b"AF")
         gate.set()
         sent = sum([len(chunk) async for chunk in chunks(client)])
     (row,) = rows(gateway)
@@ -160,7 +161,7 @@ async def test_in_strict_mode_a_document_waits_for_the_disk(
     with disk_that_waits(monkeypatch) as (waits, goes_on):
         async with asked(strict, "/api/chat", UNARY) as client:
             assert await asyncio.to_thread(waits.wait, 30)
-            assert kinds(strict) == b"ADF"
+            assert kinds(strict) == b"AF"
             reading = asyncio.get_running_loop().create_task(client.reader.read(1))
             await asyncio.wait({reading}, timeout=0.05)
             assert not reading.done()
@@ -176,7 +177,7 @@ async def test_in_strict_mode_the_end_of_a_stream_waits_for_the_disk(
         async with asked(strict, path, body) as client:
             answering = asyncio.get_running_loop().create_task(client.answer("POST"))
             assert await asyncio.to_thread(waits.wait, 30)
-            assert kinds(strict) == b"ADF"
+            assert kinds(strict) == b"AF"
             await asyncio.wait({answering}, timeout=0.05)
             assert not answering.done()
             goes_on.set()
@@ -194,4 +195,4 @@ async def test_in_strict_mode_nobody_has_a_whole_answer_from_a_disk_that_does_no
         with pytest.raises((OSError, asyncio.IncompleteReadError)):
             await ask(strict, "/api/chat", CHAT)
     assert [row.output_tokens is not None for row in rows(strict)] == [True, True]
-    assert kinds(strict) == b"ADFADF"
+    assert kinds(strict) == b"AFAF"

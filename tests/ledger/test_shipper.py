@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from journals import journal_in, reached, rows_in, shipping
+from journals import admit, journal_in, rows_in, shipping
 from sums import sums_agree
 from usage_rows import count, eventually, ids, make_row, store
 from wire import Wire
@@ -346,7 +346,8 @@ async def test_a_journal_that_is_removed_loses_nothing_and_is_made_again(databas
         await eventually(lambda: shipper.pending == 0)
         directory.rename(tmp_path / "elsewhere")
         await eventually(lambda: journal.segments.in_place)
-        journal.admit(rows[2], lambda: reached(rows[2]))
+        admit(journal, rows[2])
+        journal.dispatch(rows[2].id)
         assert [row.id for row in rows_in(journal.home)] == [rows[2].id]
         journal.final(rows[2])
         await eventually(lambda: shipper.pending == 0)
