@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import cast
 
 from aiohttp import web
+from aiohttp.hdrs import CONTENT_LENGTH
 from aiohttp.http import StreamWriter
 
 from parallama.errors import ClientLeft
@@ -21,6 +22,7 @@ from parallama.exchange import Exchange
 from parallama.gateway.api import Head
 from parallama.nodes.connection import reset_on_close
 from parallama.proxy.headers import for_client
+from parallama.proxy.node_response import NodeResponse
 from parallama.proxy.stalls import CLOSED, Stalls, Watched, acked, unsent
 
 _LAG = 512 * 1024
@@ -33,12 +35,6 @@ _LARGE = 256 * 1024
 """Bytes of a piece that is weighed, whoever it is for."""
 _SMALL = 16 * 1024
 """Bytes that a connection takes at once, unless its client has stopped reading long ago."""
-
-
-class NodeResponse(web.StreamResponse):
-    """An answer whose head is a node's or a codec's: nothing is added that they did not say."""
-
-    _send_headers_immediately = False  # as in web.Response: with the first bytes of the body, in one write
 
 
 class Answer:
@@ -136,10 +132,10 @@ class Answer:
             self._watch()
         if not self.committed:
             self._whole = not self.streams
-            await self._commit()
+            if await self._commit():
+                return
             await self._drain()
-        if self._late:
-            self._flush()
+        self._flush()
         try:
             await self.response.write_eof()
         except ConnectionError as error:
@@ -158,7 +154,7 @@ class Answer:
         """Close the connection short of the announced end: the one way to say that the body is not whole."""
         if self._transport is None:
             return
-        if self._response is not None and not self._chunked and "Content-Length" not in self._response.headers:
+        if self._response is not None and not self._chunked and CONTENT_LENGTH not in self._response.headers:
             # the end of the connection would be the end of the body (RFC 9112 section 6.3): reset it
             with suppress(*CLOSED):
                 reset_on_close(self._transport)
@@ -170,8 +166,8 @@ class Answer:
         assert self._response is not None
         return self._response
 
-    async def _commit(self) -> None:
-        """Send the head and what is held."""
+    async def _commit(self) -> bool:
+        """Send the head and what is held; whether that was all of a small document, which has its end then."""
         request, exchange = self._request, self._exchange
         self._response = response = self._make_response()
         self.committed = True
@@ -184,22 +180,23 @@ class Answer:
                 exchange.first_byte = time.monotonic()
                 exchange.response_bytes += len(held)
                 if self._whole and writer.length == len(held) <= _SMALL:
-                    await response.write_eof(held)  # all that is left to do
-                else:
-                    await writer.write(held, drain=False)
+                    await response.write_eof(held)
+                    return True
+                await writer.write(held, drain=False)
         except ConnectionError as error:
             raise ClientLeft from error
         if len(held) > _SMALL and self._transport is not None:
             self._measure_lines(held)
             self._weigh(self._transport)
+        return False
 
     def _make_response(self) -> NodeResponse:
         headers = for_client(self._head.headers)
         headers.update(self._extra)
         if self.streams:  # a stream may get an error line that its announced length has no room for
-            headers.popall("Content-Length", None)
+            headers.popall(CONTENT_LENGTH, None)
         response = NodeResponse(status=self._head.status, reason=self._head.reason, headers=headers)
-        if "Content-Length" in headers or self._request.method == "HEAD":
+        if CONTENT_LENGTH in headers or self._request.method == "HEAD":
             return response
         was_chunked = self._head.header("transfer-encoding").lower() == "chunked"
         if self._whole and not was_chunked:

@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.hdrs import SERVER
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
 from parallama.arrival import ARRIVAL, Arrival, client_of
 from parallama.errors import (
@@ -38,6 +40,7 @@ from parallama.proxy.stalls import Stalls
 
 _error = logging.getLogger("parallama.error")
 
+_REQUEST_ID, _CLIENT_REQUEST_ID = istr("x-request-id"), istr("x-client-request-id")
 _CLIENT_LEFT = 499
 """Nobody reads it; the row's status (as nginx and Ollama have it)."""
 
@@ -49,13 +52,13 @@ def put_headers(stalls: Stalls, closing: Callable[[], bool]) -> Callable[[web.Re
 
     async def put_headers(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
-        headers.pop("Server", None)
+        headers.pop(SERVER, None)
         arrival = request.get(ARRIVAL)
         secure(headers, https=arrival is not None and arrival.secure)
         if arrival is not None:
-            headers["x-request-id"] = arrival.text
+            headers[_REQUEST_ID] = arrival.text
             if arrival.client_id is not None:
-                headers["x-client-request-id"] = arrival.client_id
+                headers[_CLIENT_REQUEST_ID] = arrival.client_id
         if closing() or not request.content.at_eof():
             response.force_close()
             headers["Connection"] = "close"
