@@ -144,7 +144,7 @@ class Database:
 
         Raises BadRows, and Unavailable as `connection` does.
         """
-        text = b"".join([b"%b\n" % line for line in lines]).replace(b"\\", rb"\\")
+        text = b"\n".join([*lines, b""]).replace(b"\\", rb"\\")
         try:
             async with self.connection() as one, one.transaction():
                 await one.execute(STAGING)

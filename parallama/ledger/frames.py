@@ -10,27 +10,28 @@ from collections.abc import Iterator
 from zlib import crc32
 
 _HEAD = struct.Struct("<II")
+_SIZE, _head = _HEAD.size, _HEAD.pack
 MAX_RECORD = 1 << 20
 """Bytes; what claims to be longer is no record."""
 
 
 def framed(payload: bytes) -> bytes:
     """The record of a payload of 1 to MAX_RECORD bytes."""
-    return _HEAD.pack(len(payload), crc32(payload)) + payload
+    return _head(len(payload), crc32(payload)) + payload
 
 
 def payload(record: bytes) -> bytes | None:
     """Of one whole record; None: it is damaged."""
-    said = record[_HEAD.size :]
-    return said if record[: _HEAD.size] == _HEAD.pack(len(said), crc32(said)) else None
+    said = record[_SIZE:]
+    return said if record[:_SIZE] == _head(len(said), crc32(said)) else None
 
 
 def unframed(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Each payload with the offset at which its record ends; up to the first record that is cut off or damaged."""
     at, view = 0, memoryview(data)
-    while at + _HEAD.size <= len(data):
+    while at + _SIZE <= len(data):
         length, checksum = _HEAD.unpack_from(data, at)
-        begin, end = at + _HEAD.size, at + _HEAD.size + length
+        begin, end = at + _SIZE, at + _SIZE + length
         # a disk that lost power may have left zeros: they are no record, although their checksum is right
         if not 0 < length <= MAX_RECORD or end > len(data) or crc32(view[begin:end]) != checksum:
             return

@@ -190,7 +190,7 @@ class Shipper:
     async def _ship(self, segment: Segment) -> None:
         """The next rows of this process."""
         records, end = segment.next(_BATCH)
-        rows = [entry[1:] for record in records if (entry := payload(record)) is not None]
+        rows = [entry[1:] for entry in map(payload, records) if entry]
         await self._insert(rows)
         if len(rows) < len(records):
             self._damage(segment.path)
@@ -243,7 +243,7 @@ class Shipper:
     async def _insert(self, rows: Sequence[bytes]) -> None:
         """Write the rows, as the journal has them, but those that the database refuses: they are lost."""
         if rows:
-            refused = await self._refused([storable(row) for row in rows])
+            refused = await self._refused(storable(rows))
             self.lost += refused
 
     async def _refused(self, rows: Sequence[bytes]) -> int:

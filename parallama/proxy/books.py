@@ -8,11 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import NamedTuple
 from uuid import UUID
 
 from aiohttp import web
@@ -36,13 +33,8 @@ _WAIT_S = 0.02
 """Longest wait for others."""
 
 
-class _Ended(NamedTuple):
-    exchange: Exchange
-    request_id: str
-    at: float
-    method: str
-    path: str
-    remote: str | None
+_Facts = tuple[str, str, str, str | None]
+"""Of a request: its id, method, path and address."""
 
 
 class Books:
@@ -67,10 +59,11 @@ class Books:
         self._traffic = traffic
         self._named = named
         self._settle_limits = settle_limits
-        self._under_way: Counter[str] = Counter()
-        self.under_way: set[UUID] = set()
-        """Ids of the exchanges that have begun and not ended."""
-        self._ended: list[_Ended] = []
+        self._under_way: dict[int, str] = {}
+        """The gateways of the exchanges that have begun and not ended, by the number of their ids: a UUID takes long to
+        be hashed."""
+        self._ended: list[tuple[Exchange, float, _Facts]] = []
+        """Each with its end, in monotonic seconds."""
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -88,12 +81,16 @@ class Books:
 
     def show_under_way(self, gateway: str) -> None:
         """Show how many exchanges of this gateway are under way."""
-        self._metrics.in_flight.labels(gateway).set_function(partial(self._under_way.__getitem__, gateway))
+        self._metrics.in_flight.labels(gateway).set_function(lambda: [*self._under_way.values()].count(gateway))
+
+    @property
+    def under_way(self) -> set[UUID]:
+        """Ids of the exchanges that have begun and not ended."""
+        return {UUID(int=id) for id in self._under_way}
 
     def begin(self, exchange: Exchange) -> None:
         """An exchange has begun; `end` is to follow."""
-        self._under_way[exchange.gateway] += 1
-        self.under_way.add(exchange.id)
+        self._under_way[exchange.id.int] = exchange.gateway
 
     def admit(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
         """An exchange is about to ask a node; `usage` tells what has come of it by now. Raises Unavailable when that
@@ -124,15 +121,15 @@ class Books:
 
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
-        self._under_way[exchange.gateway] -= 1
-        self.under_way.discard(exchange.id)
+        self._under_way.pop(exchange.id.int, None)
         arrival = request[ARRIVAL]
-        try:
-            self.close(exchange)
-        except Exception:  # noqa: BLE001 - whatever it is, the answer is not to be spoilt
-            _error.exception("bug", extra={"fields": {"request_id": arrival.text}})
-        facts = arrival.text, time.monotonic(), request.method, request.path[:_LONGEST_PATH], arrival.address
-        self._ended.append(_Ended(exchange, *facts))
+        if not exchange.closed:
+            try:
+                self.close(exchange)
+            except Exception:  # noqa: BLE001 - whatever it is, the answer is not to be spoilt
+                _error.exception("bug", extra={"fields": {"request_id": arrival.text}})
+        facts = arrival.text, request.method, request.path[:_LONGEST_PATH], arrival.address
+        self._ended.append((exchange, time.monotonic(), facts))
         if len(self._ended) >= _TOGETHER:
             self.settle()
         elif self._timer is None:
@@ -144,12 +141,12 @@ class Books:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []
-        self._metrics.end([(one.exchange, one.at - one.exchange.started) for one in ended], self._named)
-        for one in ended:
-            self._traffic.count(one.exchange.gateway, one.at, one.exchange.first_byte_s)
+        self._metrics.end([(exchange, at - exchange.started) for exchange, at, _ in ended], self._named)
+        for exchange, at, _ in ended:
+            self._traffic.count(exchange.gateway, at, exchange.first_byte_s)
         if _api.isEnabledFor(logging.INFO):
-            for one in ended:
-                _api.info("request", extra={"fields": _line(one)})
+            for exchange, at, facts in ended:
+                _api.info("request", extra={"fields": _line(exchange, at - exchange.started, facts)})
 
 
 class _Begun:
@@ -179,32 +176,33 @@ class _Begun:
         )
 
 
-def _line(ended: _Ended) -> dict[str, object]:
-    exchange = ended.exchange
-    caller, usage, first_byte_s = exchange.caller, exchange.usage, exchange.first_byte_s
-    duration_s = ended.at - exchange.started
-    speed = generation_speed(exchange, duration_s)
-    return {
-        "request_id": ended.request_id,
+def _line(exchange: Exchange, duration_s: float, facts: _Facts) -> dict[str, object]:
+    request_id, method, path, remote = facts
+    caller, usage, first_byte = exchange.caller, exchange.usage, exchange.first_byte
+    speed = generation_speed(exchange, duration_s) if exchange.streamed else None
+    line: dict[str, object] = {
+        "request_id": request_id,
         "client_request_id": exchange.client_request_id,
-        "remote": ended.remote,
-        "method": ended.method,
-        "path": ended.path,
+        "remote": remote,
+        "method": method,
+        "path": path,
         "user": caller.username if caller else None,
-        "key_id": str(caller.key_id) if caller and caller.key_id else None,
+        "key_id": caller.key_id if caller else None,  # the log says it as text, for less than `str` takes
         "gateway": exchange.gateway,
         "operation": exchange.operation,
         "model": exchange.model_asked,
         "node": exchange.node,
         "status": exchange.status,
-        "outcome": exchange.outcome.value,
+        "outcome": exchange.outcome._value_,
         "error": exchange.error,
         "streamed": exchange.streamed,
         "prompt_tokens": usage.prompt_tokens,
         "output_tokens": usage.output_tokens,
         "context_full": exchange.context_full,
-        **({"ignored": list(exchange.ignored)} if exchange.ignored else {}),
-        "ttft_ms": None if first_byte_s is None else round(first_byte_s * 1000, 3),
+        "ttft_ms": None if first_byte is None else round((first_byte - exchange.started) * 1000, 3),
         "duration_ms": round(duration_s * 1000, 3),
         "tokens_per_s": None if speed is None else round(speed, 1),
     }
+    if exchange.ignored:
+        line["ignored"] = list(exchange.ignored)
+    return line

@@ -199,9 +199,9 @@ class _Entries:
         return None if self._asked_at is None else time.monotonic() - self._asked_at
 
     def dispatch(self) -> None:
+        self._books.dispatch(self._exchange)
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-        self._books.dispatch(self._exchange)
 
     def close(self, coming: int) -> None:
         self._account()
