@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
+import uvloop
 from redis_server import Between, RedisServer, redis_server
 from redis_stores import CEILING_S, DAY, SLOTS, Start, until
 from store_rig import ONE, ZONE, Rig, limit
@@ -200,6 +201,27 @@ async def test_a_slow_redis_is_asked_no_more_until_it_is_fast(between: Between, 
     await Rig(store).used(DAY)
     await store.paid()
     assert await Rig(other).sums(DAY) == (2, 0)
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_an_answer_that_came_while_the_process_was_busy_is_in_time(
+    server: RedisServer, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def reserve_while_busy() -> object:
+        store = RedisStore(server.url, ZONE, terms=Terms(answer_s=1.0, joining_s=0.0))
+        async with store.running():
+            server.stop()
+            began = time.monotonic()
+            task = asyncio.get_running_loop().create_task(store.reserve(uuid4(), (SLOTS,), ONE))
+            for _ in range(20):  # turns, in which it is sent
+                await asyncio.sleep(0)
+            server.go_on()
+            while time.monotonic() < began + 1.1:
+                server.say("PING")
+            return await task
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert isinstance(runner.run(reserve_while_busy()), Grant)
 
 
 async def test_who_leaves_while_reserving_holds_nothing(between: Between, start: Start) -> None:
