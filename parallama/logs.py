@@ -143,6 +143,13 @@ class _Batches(logging.Handler):
         self._thread = threading.Thread(target=self._write, name="logs", daemon=True)
         self._thread.start()
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take one; there are no filters."""
+        assert self.lock is not None
+        with self.lock:
+            self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take one; the caller holds the lock."""
         self._records.append(record)
