@@ -70,13 +70,14 @@ class CountedCodec(Codec):
     Outbounds with the very same prompt (`messages` or `prompt`, one object) pay for it once.
     """
 
+    _number = 0
+    _generating = False
+    _before: Usage | None = None
+
     def __init__(self, inbound: Inbound, *outbounds: Outbound) -> None:
         super().__init__()
         self.outbounds = outbounds
         self._models = inbound.models
-        self._number = 0
-        self._generating = False
-        self._before: Usage | None = None
 
     @property
     def number(self) -> int:
@@ -142,8 +143,8 @@ class CountedCodec(Codec):
         return prompt + output >= context or prompt == context // 2 + 3
 
     def _context(self) -> int | None:
-        outbound = self.outbound
-        options = (outbound.body or {}).get("options")
+        outbound = self.outbounds[self._number]
+        options = outbound.body.get("options") if outbound.body else None
         asked: Any = options.get("num_ctx") if isinstance(options, dict) else None
         if outbound.model is None or type(asked) not in (int, float) or asked < 1:
             return self._models.context(outbound.model) if outbound.model else None

@@ -124,12 +124,16 @@ class Answer(CountedCodec):
     costs: ClassVar[bool] = True
     """Whether the answer costs tokens."""
 
+    _seen = _begun = False
+    _alias: str | None = None
+    _renaming: Renaming | None = None
+    _size = _lines = _text = _overhead = 0
+    _middle_of_line = _ended = _blind = False
+
     def __init__(self, inbound: Inbound, outbound: Outbound) -> None:
         super().__init__(inbound, outbound)
-        self._seen = self._begun = False
-        self._alias: str | None = None
-        self._renaming: Renaming | None = None
-        self._restart()
+        self._open = OpenLine()
+        self._tail = bytearray()
 
     def resolved(self, outbounds: Sequence[Outbound]) -> None:
         super().resolved(outbounds)

@@ -58,7 +58,7 @@ class Request:
         if self.default and inbound.default_model and not reading.body.get(key):
             reading = Reading({**reading.body, key: inbound.default_model}, None)
         model = (reading.body.get(key) or None) if key in self.struct.fields else None  # else of any type at all
-        names = tuple(reading.body.get(name, "") for name in self.names)
+        names = tuple([reading.body.get(name, "") for name in self.names]) if self.names else ()
         if self.missing and (model is None or (self.required_names and "" in names)):
             raise self.missing()
         return Outbound(
@@ -68,7 +68,7 @@ class Request:
             model_key=key,
             body=reading.body,
             raw=reading.raw,
-            names=tuple(name for name in names if name),
+            names=tuple(filter(None, names)),
             leaves_node=self.leaves_node or bool(reading.body.get("remote_host")),
         )
 
