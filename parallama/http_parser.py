@@ -94,7 +94,7 @@ def judge(message: RawRequestMessage) -> None:
     coding = headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None and (coding.lower() != "chunked" or version != HttpVersion11):
         raise Malformed("transfer_encoding", message.url.raw_path)
-    if headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue" and version == HttpVersion11:
+    if hdrs.EXPECT in headers and headers[hdrs.EXPECT].lower() != "100-continue" and version == HttpVersion11:
         raise Malformed("expectation", message.url.raw_path)
 
 

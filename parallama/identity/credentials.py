@@ -33,7 +33,8 @@ def credential(headers: Mapping[str, str], where: Accepted) -> str | None:
     """The one credential that the headers (a mapping without case) carry; None: there is none, and none is needed.
     Raises NotAuthenticated."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    found = {token.strip()} if scheme.lower() == "bearer" else set()
+    bearer = scheme.lower() == "bearer"
+    found = {token.strip()} if bearer else set()
     for name in where.headers:
         if name in headers:
             found.add(headers[name].strip())
@@ -42,7 +43,7 @@ def credential(headers: Mapping[str, str], where: Accepted) -> str | None:
         return found.pop()
     if found:
         raise CONFLICTING.of()
-    if scheme and scheme.lower() != "bearer":
+    if scheme and not bearer:
         raise SCHEME.of()
     if not where.anonymous:
         raise MISSING.of()

@@ -105,7 +105,8 @@ class Conversation:
             async with pool.lease() as lease:
                 exchange.node = lease.node.name
                 for outbound in codec.outbounds:
-                    await answer.write(last)
+                    if last:
+                        await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
                     head = await self._ask(lease, outbound, heartbeats, ledger)
                     last = self._last + codec.finish()
@@ -118,7 +119,8 @@ class Conversation:
         self._close(ledger, len(last))
         if ledger.strict:
             await ledger.secure()
-        await answer.write(last)
+        if last:
+            await answer.write(last)
         await answer.end()
 
     async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, ledger: Ledger) -> Head:
