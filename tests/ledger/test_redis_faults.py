@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from socket import socketpair
 from uuid import UUID, uuid4
 
 import pytest
@@ -208,17 +209,25 @@ def test_an_answer_that_came_while_the_process_was_busy_is_in_time(
     server: RedisServer, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def reserve_while_busy() -> object:
-        store = RedisStore(server.url, ZONE, terms=Terms(answer_s=1.0, joining_s=0.0))
-        async with store.running():
-            server.stop()
-            began = time.monotonic()
-            task = asyncio.get_running_loop().create_task(store.reserve(uuid4(), (SLOTS,), ONE))
-            for _ in range(20):  # turns, in which it is sent
-                await asyncio.sleep(0)
+        running, store = asyncio.get_running_loop(), RedisStore(server.url, ZONE, terms=Terms(1.0, 0.0))
+        readable, writable = socketpair()
+
+        def work() -> None:
+            running.remove_reader(readable)
             server.go_on()
             while time.monotonic() < began + 1.1:
                 server.say("PING")
-            return await task
+
+        with readable, writable:
+            async with store.running():
+                server.stop()
+                began = time.monotonic()
+                task = running.create_task(store.reserve(uuid4(), (SLOTS,), ONE))
+                for _ in range(20):  # turns, in which it is sent
+                    await asyncio.sleep(0)
+                running.add_reader(readable, work)  # there uvloop looks at the time before it reads what has come
+                writable.send(b"x")
+                return await task
 
     with asyncio.Runner(loop_factory=loop) as runner:
         assert isinstance(runner.run(reserve_while_busy()), Grant)
