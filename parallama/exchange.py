@@ -227,6 +227,7 @@ class Exchange:
         """The row of this exchange as it stands at `now` (monotonic seconds), or will when the last `coming` bytes of
         its answer have left; `prompt_tokens`: as long as nobody has counted them. Needs a caller."""
         caller, usage, started, first_byte = self.caller, self.usage, self.started, self.first_byte
+        output_tokens = usage.output_tokens
         if caller is None:
             raise ValueError("an exchange without a caller has no row")
         if coming and first_byte is None:
@@ -249,8 +250,8 @@ class Exchange:
                 self.model,
                 self.node,
                 prompt_tokens,
-                usage.output_tokens,
-                not usage.final and (prompt_tokens is not None or usage.output_tokens is not None),
+                output_tokens,
+                not usage.final and (prompt_tokens is not None or output_tokens is not None),
                 None if first_byte is None else (first_byte - started) * 1000,
                 (now - started) * 1000,
                 self.status,

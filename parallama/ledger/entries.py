@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -61,6 +62,10 @@ def progress(reached: Iterable[Reached]) -> bytes:
 def final(row: UsageRecord) -> bytes:
     """The exchange has ended so."""
     return FINAL + line(row)
+
+
+row_of = itemgetter(slice(1, None))
+"""The row of a FINAL, as `line` has it."""
 
 
 class Reader:

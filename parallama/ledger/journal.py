@@ -127,7 +127,9 @@ class Journal:
             self.lost += 1
             return
         self.finals += 1
-        self._write(entries.final(row), id)
+        entry = entries.final(row)
+        if self._late or not self._append(entry, id):
+            self._late.append((entry, id))
 
     def stored(self, segment: Segment) -> None:
         """The rows of the segment are stored as far as it is read. Whoever takes over does not store them again, which
@@ -227,10 +229,10 @@ class Journal:
         self._open[id] = begun, [entry]
         return True
 
-    def _write(self, entry: bytes, ended: int | None = None) -> None:
+    def _write(self, entry: bytes) -> None:
         """Write it behind all that the disk has not taken yet."""
-        if self._late or not self._append(entry, ended):
-            self._late.append((entry, ended))
+        if self._late or not self._append(entry):
+            self._late.append((entry, None))
 
     def _catch_up(self) -> None:
         """Write what is late, as far as the disk takes it."""

@@ -54,7 +54,8 @@ class Segment:
             return [], end
         first, last = marks[0], marks[-1]
         data = os.pread(self.reading, last - first, first)
-        return [data[at - first : behind - first] for at, behind in zip(marks[::2], marks[1::2], strict=True)], end
+        places = [*map((-first).__add__, marks)]
+        return [*map(data.__getitem__, map(slice, places[::2], places[1::2]))], end
 
     def done(self, records: int, end: int) -> None:
         """So many marked records, up to `end`, are not needed any more."""
@@ -69,6 +70,8 @@ class Segments:
         """`longest`: bytes, after which another begins; `opening` gives the records with which a new one begins."""
         self._home, self._longest, self._opening = home, longest, opening
         self._all: deque[Segment] = deque()
+        self._last = Segment(home)
+        """That which is written to; as long as there is none, one that is at its end."""
         self.bytes = 0
         """On disk."""
         self._number = 0
@@ -93,7 +96,7 @@ class Segments:
         if not self.begun:
             return False
         with suppress(OSError):
-            return os.path.samestat(os.stat(self._all[-1].path), os.fstat(self._file))
+            return os.path.samestat(os.stat(self._last.path), os.fstat(self._file))
         return False
 
     @property
@@ -104,9 +107,9 @@ class Segments:
     def append(self, record: bytes, mark: bool = False) -> None:
         """Raises OSError when the disk does not take it whole, and leaves nothing of it. `mark`: whoever reads is to
         find it."""
-        if not self._all or self._all[-1].size >= self._until:
+        if self._last.size >= self._until:
             self.begin()
-        segment, length = self._all[-1], len(record)
+        segment, length = self._last, len(record)
         at = segment.size
         if os.pwrite(self._file, record, at) < length:
             _take_back(self._file, at)
@@ -136,6 +139,7 @@ class Segments:
             self._complete.append(self._file)
         self._file, self._until = file, max(self._longest, 2 * segment.size)
         self._all.append(segment)
+        self._last = segment
         self.bytes += segment.size
         self._unsynced = self._unnamed = True
 

@@ -22,8 +22,8 @@ from parallama.db.pool import BadRows, Database
 from parallama.errors import Unavailable
 from parallama.exchange import UsageRecord
 from parallama.ledger import left
-from parallama.ledger.entries import ABORTED, line
-from parallama.ledger.frames import payload
+from parallama.ledger.entries import ABORTED, line, row_of
+from parallama.ledger.frames import payloads
 from parallama.ledger.journal import Journal
 from parallama.ledger.lines import begin_of, days_of, id_of, storable
 from parallama.ledger.segments import Segment
@@ -190,7 +190,7 @@ class Shipper:
     async def _ship(self, segment: Segment) -> None:
         """The next rows of this process."""
         records, end = segment.next(_BATCH)
-        rows = [entry[1:] for entry in map(payload, records) if entry]
+        rows = [*map(row_of, payloads(records))]
         await self._insert(rows)
         if len(rows) < len(records):
             self._damage(segment.path)
