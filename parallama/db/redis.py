@@ -82,9 +82,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             answer.set_exception(Unavailable("Redis is not connected"))
             return answer
-        if not self._out:
+        out = self._out
+        if not out:
             self._loop.call_soon(self._flush)
-        self._out.append(command)
+        out.append(command)
         self._asked.append(answer)
         return answer
 
@@ -99,9 +100,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """As asyncio.Protocol says."""
+        reader = self._reader
         try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
                 self._answer(reply)
         except (HiredisError, IndexError):  # nonsense, or answers that nobody asked for
             self.abort()

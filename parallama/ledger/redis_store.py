@@ -11,6 +11,7 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import tzinfo
+from functools import partial
 from itertools import compress, count
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
 
 _ANY = Terms()
+_grant = partial(tuple.__new__, Grant)  # a third of what its own constructor takes
 _SHIPPED_S = 3.0
 """Longest wait for the rows of other processes, which say every half second how far they are."""
 _SHIPPED_AGAIN_S = 0.05
@@ -94,15 +96,15 @@ class RedisStore:
 
     async def reserve(self, id: UUID, limits: tuple[Limit, ...], cost: Cost) -> Grant | Refusal | Unknown:
         """As Store says. When it raises Uncountable, or is cancelled, what it may have reserved is cancelled."""
-        session, name = self._session, id.hex
-        if (held := session.live.get(name)) is not None:
+        session, key = self._session, id.hex
+        if (held := session.live.get(key)) is not None:
             return held[0]
         if not limits:
             return Grant(cost.output, (), session.time())
         if not session.answers:
             raise Uncountable
         least, spoken = min(cost.least_output, cost.output), self._spoken.of(limits)
-        words = (name, cost.output, least, cost.weight, cost.prompt, cost.prompt_estimate, spoken)
+        words = (key, cost.output, least, cost.weight, cost.prompt, cost.prompt_estimate, spoken)
         answered = False
         try:
             reply = await session.answer("reserve", words)
@@ -113,8 +115,8 @@ class RedisStore:
         if reply[0] != b"grant":
             return _not_granted(limits, reply)
         _, output, at, used, reserved, ends, amounts = reply
-        grant = Grant(output, standings(limits, used, reserved, ends), float(at))
-        session.live[name] = grant, cost.weight, amounts
+        grant = _grant((output, standings(limits, used, reserved, ends), float(at)))
+        session.live[key] = grant, cost.weight, amounts
         return grant
 
     def settle(self, id: UUID, spent: Spent) -> None:
@@ -162,7 +164,7 @@ class RedisStore:
 
     async def held(self) -> Collection[UUID]:
         """As Store says."""
-        return [UUID(name) for name in self._session.live]
+        return [UUID(key) for key in self._session.live]
 
     async def shipped(self) -> bool:
         """Until what the other processes have settled by now is in the database, as far as they say; False: that may
@@ -206,9 +208,9 @@ class RedisStore:
             if cursor == "0":
                 return
 
-    def _finish(self, name: str, spent: Sequence[int] = ()) -> None:
-        self._session.live.pop(name, None)
-        self._session.debts.owe(name, "finish", (name, *spent), self._finished)
+    def _finish(self, key: str, spent: Sequence[int] = ()) -> None:
+        self._session.live.pop(key, None)
+        self._session.debts.owe(key, "finish", (key, *spent), self._finished)
 
     def _finished(self, reply: Reply) -> None:
         self.overrun += reply[1]

@@ -13,6 +13,7 @@ from parallama.ledger.store import Grant, Standing
 from parallama.limits import Counter, Limit, Meter, Period, Scope
 
 Word = str | int | float | orjson.Fragment
+"""What JSON can say."""
 Held = tuple[Grant, float, Sequence[int]]
 """A reservation: its grant, the weight of its tokens, and what it holds of each of its limits."""
 
