@@ -13,7 +13,7 @@ from zlib import crc32
 
 _HEAD = struct.Struct("<II")
 _SIZE, _head = _HEAD.size, _HEAD.pack
-_said, _said_of_it = itemgetter(slice(_SIZE, None)), itemgetter(slice(_SIZE))
+_front, _rest = itemgetter(slice(_SIZE)), itemgetter(slice(_SIZE, None))
 MAX_RECORD = 1 << 20
 """Bytes; what claims to be longer is no record."""
 
@@ -25,9 +25,9 @@ def framed(payload: bytes) -> bytes:
 
 def payloads(records: Sequence[bytes]) -> list[bytes]:
     """Of the records that are not damaged. Every row comes along here: nothing is done for one alone."""
-    said = [*map(_said, records)]
+    said = [*map(_rest, records)]
     heads = map(_head, map(len, said), map(crc32, said))
-    return [*compress(said, map(eq, heads, map(_said_of_it, records)))]
+    return [*compress(said, map(eq, heads, map(_front, records)))]
 
 
 def unframed(data: bytes) -> Iterator[tuple[bytes, int]]:

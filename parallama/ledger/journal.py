@@ -1,8 +1,8 @@
 """The journal of a process: what becomes of every exchange is on disk before the client has the last of its answer.
 
 One directory a process, `journal/<instance>/`, locked while the process lives; the lock says how far its rows are
-stored. In it segments of records as `frames.py` has them. Written at once, so that a killed process loses nothing; on
-the disk itself within `sync_ms`, so that a power cut loses no more than that.
+stored. In it segments of records as `frames.py` has them. Written before anybody else sees what comes of it, so that a
+killed process loses nothing; on the disk itself within `sync_ms`, so that a power cut loses no more than that.
 """
 
 from __future__ import annotations
