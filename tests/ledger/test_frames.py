@@ -6,7 +6,7 @@ from zlib import crc32
 
 import pytest
 
-from parallama.ledger.frames import MAX_RECORD, framed, unframed
+from parallama.ledger.frames import MAX_RECORD, framed, payloads, unframed
 
 PAYLOADS = [b"one", b"\0", b"the third of them" * 3]
 FILE = b"".join(map(framed, PAYLOADS))
@@ -34,6 +34,16 @@ def test_reading_ends_before_a_damaged_record(at: int) -> None:
         damaged = bytearray(FILE)
         damaged[at] ^= 1 << bit
         assert read(bytes(damaged)) == before
+
+
+def test_of_many_records_the_damaged_ones_are_left_out() -> None:
+    first, second, third = map(framed, PAYLOADS)
+    assert payloads([first, second, third]) == PAYLOADS
+    for at in range(len(third)):
+        damaged = bytearray(third)
+        damaged[at] ^= 1
+        assert payloads([first, bytes(damaged), third[:at], second]) == PAYLOADS[:2]
+    assert payloads([]) == []
 
 
 @pytest.mark.parametrize("zeros", [1, 7, 8, 9, 4096])
