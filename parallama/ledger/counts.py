@@ -99,6 +99,7 @@ class Bucket:
     """What ends together."""
 
     ends_at: float
+    """inf: never."""
     used: int = 0
     reserved: int = 0
     unsure: int = 0
@@ -109,8 +110,8 @@ class Bucket:
 class Count:
     """The sums of all buckets that have not ended, as of the last `look`, which is due at `until`.
 
-    Who reserves adds to the count and to its `bucket`, or else to the one that it `begin`s; who settles takes it away
-    from both, unless the bucket has `ended`.
+    What comes now is charged to `bucket`, or to the one that has to `begin`. Whoever does so adds to the sums alone:
+    what they are beyond the other buckets is this one's.
     """
 
     __slots__ = ("_buckets", "_clock", "bucket", "counter", "reserved", "until", "used")
@@ -120,7 +121,7 @@ class Count:
         self._clock = clock
         self._buckets: deque[Bucket] = deque()
         self.bucket: Bucket | None = None
-        """Where what comes now is charged; None: nothing is yet."""
+        """The last one; None: nothing has come yet since another one was."""
         self.until = -inf
         """Before that nothing ends, and what comes is charged where it is now."""
         self.used = 0
@@ -128,6 +129,7 @@ class Count:
 
     def look(self, now: float) -> None:
         """End what time has ended. Needless before `until`."""
+        self._write_down()
         buckets, latest = self._buckets, self._clock.end(now)
         while buckets and buckets[0].ends_at <= self._clock.start(now):
             self._end(buckets.popleft())
@@ -151,6 +153,17 @@ class Count:
         """Whether a request is yet to be settled in it."""
         return self.reserved > 0 or any(bucket.unsure for bucket in self._buckets)
 
+    def settle(self, bucket: Bucket, reserved: int, used: int) -> None:
+        """Charge `used` in place of what was reserved, in any bucket."""
+        if bucket.ended:
+            return
+        if not reserved:
+            bucket.unsure -= 1
+        bucket.reserved -= reserved
+        self.reserved -= reserved
+        bucket.used += used
+        self.used += used
+
     def fill(self, amounts: Iterable[tuple[float, int]], now: float) -> None:
         """Charge what was used at some seconds, to an empty count. The next look ends what is too old."""
         for second, amount in sorted(amounts):
@@ -161,12 +174,12 @@ class Count:
     def correct(self, amount: int, now: float) -> None:
         """Charge more now, or less, at least nothing."""
         bucket = self.bucket or self.begin(now)
-        amount = max(amount, -bucket.used)
-        bucket.used += amount
-        self.used += amount
+        self._write_down()
+        self.used += max(amount, -bucket.used)
 
     def wait_s(self, amount: int, now: float) -> float:
         """Seconds until time has taken so much away; inf: never."""
+        self._write_down()
         for bucket in self._buckets:
             amount -= bucket.used + bucket.reserved
             if amount <= 0:
@@ -184,6 +197,12 @@ class Count:
         if not buckets or buckets[-1].ends_at != ends_at:
             buckets.append(Bucket(ends_at))
         return buckets[-1]
+
+    def _write_down(self) -> None:
+        """What was charged to the bucket of now."""
+        if self.bucket is not None:
+            self.bucket.used += self.used - sum([bucket.used for bucket in self._buckets])
+            self.bucket.reserved += self.reserved - sum([bucket.reserved for bucket in self._buckets])
 
     def _end(self, bucket: Bucket) -> None:
         bucket.ended = True

@@ -16,7 +16,7 @@ from itertools import count as numbers
 from math import inf
 from uuid import UUID
 
-from parallama.ledger.amounts import NOTHING, Amounts, amounts_of, amounts_spent, part_of
+from parallama.ledger.amounts import NOTHING, amounts_of, amounts_spent, part_of
 from parallama.ledger.counts import Count, clocks
 from parallama.ledger.held import Asked, Held, hold
 from parallama.ledger.room import least_output, most_output, refusal
@@ -94,14 +94,13 @@ class MemoryStore:
         if isinstance(asked, Unknown):
             return asked
         if id.int in self._ended:
-            return self._refused(asked, now)
+            return _refused(asked, now)
         amounts = amounts_of(cost, cost.output)
-        for _, count, most, part in asked:
-            if now >= count.until:
-                count.look(now)
-            if count.used + count.reserved + amounts[part] > most:
-                return self._squeeze(id, asked, cost, now)
-        return self._hold(id, asked, cost, cost.output, amounts, now)
+        reserved = hold(asked, amounts, cost.output, cost.weight, now) or _squeezed(asked, cost, now)
+        if isinstance(reserved, Refusal):
+            return reserved
+        self._held[id.int] = reserved
+        return reserved.grant
 
     def settle(self, id: UUID, spent: Spent) -> None:
         """As Store says."""
@@ -130,7 +129,7 @@ class MemoryStore:
         self._let_go(self._of(limits), now)
         unknown = self._unknown(limits)
         known = [(limit, self._known(limit.counter)) for limit in limits if limit.counter not in unknown]
-        return [self._looked(count, now).standing(limit, now) for limit, count in known if count]
+        return [_looked(count, now).standing(limit, now) for limit, count in known if count]
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
         """As Store says."""
@@ -183,7 +182,7 @@ class MemoryStore:
             return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
         asked = [
             # a limit of 0 lets nothing through, whatever it costs
-            (limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit))
+            (limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit), limit.strict)
             for limit in limits
         ]
         if len(self._kept) >= _KEPT:
@@ -191,34 +190,12 @@ class MemoryStore:
         self._kept[identity(limits)] = limits, asked
         return asked
 
-    def _squeeze(self, id: UUID, asked: Sequence[Asked], cost: Cost, now: float) -> Grant | Refusal:
-        """With less output, where there is no room for all of it."""
-        counts = [(limit, self._looked(count, now)) for limit, count, _, _ in asked]
-        output = min([most_output(limit, count, cost) for limit, count in counts])
-        if output < least_output(cost):
-            return refusal(counts, cost, now)
-        return self._hold(id, asked, cost, output, amounts_of(cost, output), now)
-
-    def _refused(self, asked: Sequence[Asked], now: float) -> Refusal:
-        """Of a request that has ended."""
-        standings = [self._looked(count, now).standing(limit, now) for limit, count, _, _ in asked]
-        return Refusal(standings[0], None, False, standings)
-
-    def _hold(self, id: UUID, asked: Sequence[Asked], cost: Cost, output: int, amounts: Amounts, now: float) -> Grant:
-        self._held[id.int] = held = hold(asked, amounts, output, cost.weight, now)
-        return held.grant
-
     def _end(self, id: UUID) -> Held | None:
         """Take its reservation, if it has one, and see that it gets no other."""
         self._ended[id.int] = None
         if len(self._ended) > _MARKS:
             self._ended.popitem(last=False)
         return self._held.pop(id.int, None)
-
-    def _looked(self, count: Count, now: float) -> Count:
-        """As it is now."""
-        count.look(now)
-        return count
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
         """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""
@@ -268,3 +245,23 @@ class MemoryStore:
             count.look(now)
             if not (count.used or count.awaits):
                 self._drop(count)
+
+
+def _squeezed(asked: Sequence[Asked], cost: Cost, now: float) -> Held | Refusal:
+    """With less output, where there is no room for all of it."""
+    counts = [(limit, _looked(count, now)) for limit, count, *_ in asked]
+    output = min([most_output(limit, count, cost) for limit, count in counts])
+    held = hold(asked, amounts_of(cost, output), output, cost.weight, now) if output >= least_output(cost) else None
+    return held or refusal(counts, cost, now)
+
+
+def _refused(asked: Sequence[Asked], now: float) -> Refusal:
+    """Of a request that has ended."""
+    standings = [_looked(count, now).standing(limit, now) for limit, count, *_ in asked]
+    return Refusal(standings[0], None, False, standings)
+
+
+def _looked(count: Count, now: float) -> Count:
+    """As it is now."""
+    count.look(now)
+    return count

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -136,10 +135,13 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
 
 def _odd(messages: list[Any]) -> list[dict[str, Any]]:
     """Those with fields that a template does not write as they are."""
-    with suppress(TypeError):  # of a message that has no fields
-        if all(map(_MESSAGE.issuperset, messages)):
-            return []
-    return [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
+    try:
+        plain = all(map(_MESSAGE.issuperset, messages))
+    except TypeError:  # there is one without any
+        plain = False
+    return (
+        [] if plain else [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
+    )
 
 
 def _media(images: Any) -> list[str]:
