@@ -44,11 +44,13 @@ class Histogram(Collector):
         self._series: dict[tuple[str, ...], _Series] = {}
         registry.register(self)
 
-    def observe(self, labels: tuple[str, ...], value: float) -> None:
-        """Count one value under these values of the labels."""
-        series = self._series.get(labels) or self._begin(labels)
-        series.counts[bisect_left(self._bounds, value)] += 1
-        series.total += value
+    def observe(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
+        """Count what was observed under these values of the labels."""
+        series, bounds = self._series.get(labels) or self._begin(labels), self._bounds
+        counts = series.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        series.total += sum(values)
 
     def _begin(self, labels: tuple[str, ...]) -> _Series:
         series = self._series[labels] = _Series(len(self._bounds))

@@ -233,10 +233,13 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
     ours.setLevel(settings.level.upper())
     # a traceback a second while the database is gone, which the listener has said once
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
+    requests = logging.getLogger("parallama.api")
+    requests.handlers, requests.propagate = [handler], False  # on its way to the root a line would meet nobody else
     try:
         with _lean():
             yield
     finally:
+        requests.handlers, requests.propagate = [], True
         root.handlers, root.level = before, level
         handler.close()
 

@@ -29,6 +29,8 @@ _FIRST_BYTE = (
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
 )
 _SPEED = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 125, 150, 200, 300, 500, 1000)
+_Kind = tuple[str, str, int, str, str | None]
+"""Of exchanges that are counted together: gateway, operation, status, outcome, model asked of the node."""
 _FEWEST_TOKENS, _SHORTEST_S = 8, 0.05
 """Of a stream that tells how fast a model is: tool calls come all at once when they are complete."""
 
@@ -125,31 +127,36 @@ class Metrics:
     def end(self, ended: Iterable[tuple[Exchange, float]], named: Callable[[str], str | None]) -> None:
         """Count exchanges that have ended, each with its duration in seconds; `named` gives the node's own name of a
         model, None when no node has it."""
-        requests: dict[tuple[str, str, int, str], int] = {}
-        tokens: dict[tuple[str, str, str], int] = {}
-        for exchange, duration_s in ended:
-            usage, gateway = exchange.usage, exchange.gateway
-            kind = (gateway, exchange.operation)
-            outcome = (*kind, exchange.status, exchange.outcome._value_)  # a member's `value` is a function
-            requests[outcome] = requests.get(outcome, 0) + 1
-            self.duration.observe(kind, duration_s)
-            if (first_byte_s := exchange.first_byte_s) is not None:
-                self.first_byte.observe(kind, first_byte_s)
-            model = (exchange.model and named(exchange.model)) or "other"
-            if usage.prompt_tokens:
-                asked = (gateway, model, "prompt")
-                tokens[asked] = tokens.get(asked, 0) + usage.prompt_tokens
-            if usage.output_tokens:
-                answered = (gateway, model, "output")
-                tokens[answered] = tokens.get(answered, 0) + usage.output_tokens
+        groups: dict[_Kind, list[tuple[Exchange, float]]] = {}
+        for one in ended:
+            exchange = one[0]
+            outcome = exchange.outcome._value_  # a member's `value` is a function
+            kind = (exchange.gateway, exchange.operation, exchange.status, outcome, exchange.model)
+            if (group := groups.get(kind)) is None:
+                groups[kind] = [one]
+            else:
+                group.append(one)
+        for (gateway, operation, status, outcome, asked), group in groups.items():
+            self._requests(gateway, operation, str(status), outcome).inc(len(group))
+            self._observe(gateway, operation, group)
+            self._count(gateway, (asked and named(asked)) or "other", group)
+
+    def _observe(self, gateway: str, operation: str, group: list[tuple[Exchange, float]]) -> None:
+        self.duration.observe((gateway, operation), [duration_s for _, duration_s in group])
+        first = [one.first_byte - one.started for one, _ in group if one.first_byte is not None]
+        if first:
+            self.first_byte.observe((gateway, operation), first)
+
+    def _count(self, gateway: str, model: str, group: list[tuple[Exchange, float]]) -> None:
+        if prompt := sum([one.usage.prompt_tokens or 0 for one, _ in group]):
+            self._tokens(gateway, model, "prompt").inc(prompt)
+        if output := sum([one.usage.output_tokens or 0 for one, _ in group]):
+            self._tokens(gateway, model, "output").inc(output)
+        for exchange, duration_s in group:
             if exchange.streamed and (speed := generation_speed(exchange, duration_s)) is not None:
-                self.speed.observe((model, str(exchange.node)), speed)
+                self.speed.observe((model, str(exchange.node)), [speed])
             if exchange.context_full:
                 self.context_full.labels(gateway, model).inc()
-        for (gateway, operation, status, outcome_name), count in requests.items():
-            self._requests(gateway, operation, str(status), outcome_name).inc(count)
-        for labels, count in tokens.items():
-            self._tokens(*labels).inc(count)
 
 
 def generation_speed(exchange: Exchange, duration_s: float) -> float | None:

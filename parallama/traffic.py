@@ -25,11 +25,10 @@ class Traffic:
 
     def count(self, gateway: str, now: float, first_byte_s: float | None) -> None:
         """One request of `gateway` has ended; `first_byte_s` from accept to its first byte, None without one."""
-        seconds, at = self._seconds[gateway], int(now)
-        second = seconds[-1] if seconds else None
-        if second is None or second.at != at:
-            second = _Second(at)
-            seconds.append(second)
+        seconds = self._seconds[gateway]
+        if not seconds or seconds[-1].at != int(now):
+            seconds.append(_Second(int(now)))
+        second = seconds[-1]
         second.requests += 1
         if first_byte_s is not None:
             second.answered += 1

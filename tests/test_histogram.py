@@ -23,7 +23,7 @@ def ours() -> CollectorRegistry:
     registry = CollectorRegistry()
     histogram = Histogram("seconds", "How long.", LABELS, buckets=BUCKETS, registry=registry)
     for labels, value in OBSERVED:
-        histogram.observe(labels, value)
+        histogram.observe(labels, [value])
     return registry
 
 
@@ -43,6 +43,14 @@ def lines(exposition: bytes) -> list[str]:
 def test_both_expositions_are_those_of_prometheus_client() -> None:
     assert lines(generate_latest(ours())) == lines(generate_latest(theirs()))
     assert lines(generate_openmetrics(ours())) == lines(generate_openmetrics(theirs()))
+
+
+def test_values_are_counted_together_as_one_by_one() -> None:
+    registry = CollectorRegistry()
+    histogram = Histogram("seconds", "How long.", LABELS, buckets=BUCKETS, registry=registry)
+    for labels in dict(OBSERVED):
+        histogram.observe(labels, [value for those, value in OBSERVED if those == labels])
+    assert lines(generate_latest(registry)) == lines(generate_latest(ours()))
 
 
 def test_a_value_on_a_bound_is_within_it() -> None:
