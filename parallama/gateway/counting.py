@@ -144,12 +144,15 @@ class CountedCodec(Codec):
 
     def _context(self) -> int | None:
         outbound = self.outbounds[self._number]
+        model = outbound.model
+        if not model:
+            return None
         options = outbound.body.get("options") if outbound.body else None
         asked: Any = options.get("num_ctx") if isinstance(options, dict) else None
-        if outbound.model is None or type(asked) not in (int, float) or asked < 1:
-            return self._models.context(outbound.model) if outbound.model else None
+        if type(asked) not in (int, float) or asked < 1:
+            return self._models.context(model)
         rounded = -(-int(asked) // 256) * 256  # llama-server rounds a slot up
-        return min(rounded, self._models.longest_context(outbound.model) or rounded)  # and Ollama gives no more
+        return min(rounded, self._models.longest_context(model) or rounded)  # and Ollama gives no more
 
     def _asked_before(self) -> bool:
         if not self._number:

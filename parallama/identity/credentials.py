@@ -34,15 +34,14 @@ def credential(headers: Mapping[str, str], where: Accepted) -> str | None:
     Raises NotAuthenticated."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     bearer = scheme.lower() == "bearer"
-    found = {token.strip()} if bearer else set()
+    found = token.strip() if bearer else ""
     for name in where.headers:
-        if name in headers:
-            found.add(headers[name].strip())
-    found.discard("")
-    if len(found) == 1:
-        return found.pop()
+        if name in headers and (other := headers[name].strip()) not in ("", found):
+            if found:
+                raise CONFLICTING.of()
+            found = other
     if found:
-        raise CONFLICTING.of()
+        return found
     if scheme and not bearer:
         raise SCHEME.of()
     if not where.anonymous:
