@@ -29,7 +29,6 @@ DEFAULT_OUTPUT = 4096
 UNBOUNDED = 1 << 40
 """Tokens of a request that nothing can hold: more than any limit has, so that whoever has one cannot send it."""
 
-_NONE: Mapping[str, Any] = {}
 _COUNT_OUTPUT = (Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS)
 _WITHOUT_TOKENS = (Use.LIST, Use.SHOW, Use.MANAGE)
 
@@ -178,19 +177,23 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
     """`most`: tokens that one run may have whatever the client and the model say."""
     if path not in ("/api/chat", "/api/generate"):
         return _NO_OUTPUT
-    given = (body.get("options") or _NONE).get("num_predict")
+    options = body.get("options")
+    given = options.get("num_predict") if options else None
     # 0 is no bound to Ollama, and more than ten contexts are ten, as are negative numbers
     longest = UNBOUNDED if context is None else 10 * context
-    number = None if given is None else whole(given)
-    asked = min(number, longest) if number and number > 0 else None
-    own = model.own_output if given is None else asked
-    return _Share(_runs(path, body, model), min(own or longest, longest, most), asked)
+    asked, own = None, model.own_output
+    if given is not None:
+        number = whole(given)
+        own = asked = min(number, longest) if number and number > 0 else None
+    tokens = min(longest, most) if own is None else min(own, longest, most)
+    return _Share(_runs(path, model) if "format" in body else 1, tokens, asked)
 
 
-def _runs(path: str, body: Mapping[str, Any], model: Model) -> int:
-    """2 where Ollama lets the model think freely and then asks anew with the format (server/routes.go, ChatHandler).
+def _runs(path: str, model: Model) -> int:
+    """Of a request with a format: 2 where Ollama lets the model think freely, and then asks anew with it
+    (server/routes.go, ChatHandler).
 
     It does so for any format that is there, null and "" too. A model that is not told whether to think does, and some
     do although they are told not to.
     """
-    return 2 if "format" in body and path == "/api/chat" and model.may("thinking") else 1
+    return 2 if path == "/api/chat" and model.may("thinking") else 1

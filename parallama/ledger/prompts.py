@@ -115,8 +115,11 @@ def prompt_of(
     most = size + tokens + MESSAGE_TOKENS * texts
     if body.get("template"):  # the client's own, whose loops and widths write any number of bytes
         most = max(most, _LONGEST_DEFAULT if context is None else context + _SLOT)
+    probable = size // 3 + tokens
+    if context is None:
+        return most, probable
     inputs = texts if outbound.path == "/api/embed" else 1
-    return capped(most, context, inputs), capped(size // 3 + tokens, context, inputs)
+    return capped(most, context, inputs), capped(probable, context, inputs)
 
 
 def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
