@@ -184,9 +184,8 @@ class StrictParser(HttpRequestParser):
 
     def _take(self, messages: _Messages, data: bytes, *, whole: bool) -> None:
         """Go on behind the heads that `data` has completed; `whole`: it begins with the first of them."""
-        message, self._stream = messages[-1]
-        self._body = not self._stream.is_eof()
-        self._raw = 0
+        message, stream = messages[-1]
+        self._stream, self._body, self._raw = stream, not stream.is_eof(), 0
         self._owner.head_ends()
         self._due = _UNKNOWN
         if whole and len(messages) == 1 and not message.chunked and data[0] not in b"\r\n":
