@@ -63,7 +63,7 @@ def judge(outbounds: Iterable[Outbound], catalog: Catalog, settings: ModelsSetti
     for outbound in outbounds:
         leaves = outbound.leaves_node
         for name in (outbound.target or outbound.model, *outbound.names):
-            if name:
-                leaves = leaves or leaves_node(name) or catalog.remote(name)
+            if name and (leaves_node(name) or catalog.remote(name)):
+                leaves = True
         if leaves:
             raise NotAllowed("this request would leave the node for a cloud, which models.allow_cloud does not allow")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -57,6 +57,12 @@ class Struct:
 
     name: str
     fields: Mapping[str, Kind]
+    known: frozenset[tuple[str, type]] = field(init=False, repr=False)
+    """Each field with each type that orjson may have made of it."""
+
+    def __post_init__(self) -> None:
+        pairs = [(name, made) for name, kind in self.fields.items() for made in kind.types]
+        object.__setattr__(self, "known", frozenset(pairs))
 
     def match(self, key: str) -> str | None:
         """The field that Go takes `key` for; None: it is ignored. Raises BadRequest for a mere lookalike.
@@ -73,6 +79,8 @@ class Struct:
 
     def plain(self, body: Mapping[str, Any]) -> bool:
         """Whether every key of a parsed body is a field, well spelt and of its type, or nothing like one."""
+        if self.known.issuperset(zip(body, map(type, body.values()), strict=True)):
+            return True  # of fields alone, as most are: found without a step of Python for each
         fields = self.fields
         for key, value in body.items():
             kind = fields.get(key)

@@ -57,8 +57,9 @@ class Request:
         key = self._model_key(reading)
         if self.default and inbound.default_model and not reading.body.get(key):
             reading = Reading({**reading.body, key: inbound.default_model}, None)
-        model = (reading.body.get(key) or None) if key in self.struct.fields else None  # else of any type at all
-        names = tuple([reading.body.get(name, "") for name in self.names]) if self.names else ()
+        body = reading.body
+        model = (body.get(key) or None) if key in self.struct.fields else None  # else of any type at all
+        names = tuple([body.get(name, "") for name in self.names])
         if self.missing and (model is None or (self.required_names and "" in names)):
             raise self.missing()
         return Outbound(
@@ -66,10 +67,10 @@ class Request:
             path=node_path(inbound),
             model=model,
             model_key=key,
-            body=reading.body,
+            body=body,
             raw=reading.raw,
             names=tuple(filter(None, names)),
-            leaves_node=self.leaves_node or bool(reading.body.get("remote_host")),
+            leaves_node=self.leaves_node or bool(body.get("remote_host")),
         )
 
     def _model_key(self, reading: Reading) -> str:
