@@ -17,6 +17,7 @@ from parallama.exchange import Usage
 from parallama.gateway.heads import Head as Head
 from parallama.gateway.heads import Reply as Reply
 from parallama.gateway.heads import ReplyFacts as ReplyFacts
+from parallama.immutable import immutable
 from parallama.quotas import neutral_headers
 
 API = 1
@@ -85,7 +86,7 @@ class Document:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Inbound:
     """A request as the client sent it."""
 
@@ -113,7 +114,7 @@ class Inbound:
     """Those that the route `wants` and that are kept for the caller, by id. This version keeps none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Outbound:
     """A request as the node is to get it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from parallama.immutable import immutable
 from parallama.quotas import Quota
 
 
@@ -37,7 +38,7 @@ class Reply:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class ReplyFacts:
     """What the head of an answer may tell of the exchange."""
 

@@ -7,11 +7,11 @@ granted. They go by what Ollama makes of a native body; who may spend how much i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import MESSAGE_TOKENS, Model
+from parallama.immutable import immutable
 from parallama.ledger.prompts import (
     IMAGE_TOKENS,
     PROMPT,
@@ -155,7 +155,7 @@ class _Share(NamedTuple):
     """Tokens to which the client itself holds a run; None: it does not."""
 
 
-@dataclass(slots=True, kw_only=True)
+@immutable
 class Bound(Cost):
     """What requests can cost together."""
 

@@ -10,15 +10,16 @@ from typing import NamedTuple
 from parallama.ledger.amounts import NOTHING, Amounts
 from parallama.ledger.counts import Bucket, Count
 from parallama.ledger.store import Grant, Standing
-from parallama.limits import Limit
+from parallama.limits import Limit, Meter, Period
+from parallama.quotas import Quota
 
-Asked = tuple[Limit, Count, int, int, bool]
-"""A limit with its count, the most that may be taken of it, the part of a request's Amounts that it counts, and whether
-it is strict."""
+Asked = tuple[Limit, Count, int, int, bool, Meter, Period]
+"""A limit with its count, the most that may be taken of it, the part of a request's Amounts that it counts, whether it
+is strict, and of what it is."""
 _Charge = tuple[Count, Bucket, int, int, bool]
 """One limit's part: where it is charged, how much, of what, and whether the limit is strict."""
 
-_standing = partial(tuple.__new__, Standing)  # a third of what its own constructor takes
+_quota = partial(tuple.__new__, Quota)  # a third of what its own constructor takes
 
 
 class Held(NamedTuple):
@@ -46,9 +47,10 @@ class Held(NamedTuple):
 def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, now: float) -> Held | None:
     """Reserve `amounts`; `output`: what is granted with them. None: somewhere there is no room, and nothing is held."""
     charges: list[_Charge] = []
-    standings: list[Standing] = []
-    held = Held(Grant(output, standings, now), weight, charges)
-    for limit, count, most, part, strict in asked:
+    quotas: list[Quota] = []
+    scarce: list[Standing] = []
+    held = Held(Grant(output, quotas, scarce, now), weight, charges)
+    for limit, count, most, part, strict, meter, period in asked:
         if now >= count.until:
             count.look(now)
         amount, used = amounts[part], count.used
@@ -61,6 +63,10 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
         if not amount:
             bucket.unsure += 1
         charges.append((count, bucket, amount, part, strict))
-        ends_at = bucket.ends_at
-        standings.append(_standing((limit, used, reserved, None if ends_at == inf else ends_at)))
+        ends_at = None if bucket.ends_at == inf else bucket.ends_at
+        left = most - used - reserved
+        if left * 5 <= most:
+            scarce.append(Standing(limit, used, reserved, ends_at))
+            left = max(left, 0)
+        quotas.append(_quota((meter, period, most, left, ends_at)))
     return held

@@ -84,7 +84,7 @@ class MemoryStore:
             return held.grant
         now = self._time()
         if not limits:
-            return Grant(cost.output, (), now)
+            return Grant(cost.output, (), (), now)
         if now >= self._sweep_at:
             self._sweep(now)
         if self._stale:
@@ -182,7 +182,10 @@ class MemoryStore:
             return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
         asked = [
             # a limit of 0 lets nothing through, whatever it costs
-            (limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit), limit.strict)
+            (
+                *(limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit)),
+                *(limit.strict, limit.scope.meter, limit.scope.period),
+            )
             for limit in limits
         ]
         if len(self._kept) >= _KEPT:

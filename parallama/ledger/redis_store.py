@@ -21,6 +21,7 @@ from parallama.ledger.redis_words import Spoken, Word, counter, name, seeded, st
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
+from parallama.quotas import left_of
 
 _ANY = Terms()
 _grant = partial(tuple.__new__, Grant)  # a third of what its own constructor takes
@@ -100,7 +101,7 @@ class RedisStore:
         if (held := session.live.get(key)) is not None:
             return held[0]
         if not limits:
-            return Grant(cost.output, (), session.time())
+            return Grant(cost.output, (), (), session.time())
         if not session.answers:
             raise Uncountable
         least, spoken = min(cost.least_output, cost.output), self._spoken.of(limits)
@@ -115,8 +116,9 @@ class RedisStore:
         if reply[0] != b"grant":
             return _not_granted(limits, reply)
         _, output, at, used, reserved, ends, amounts = reply
-        grant = _grant((output, standings(limits, used, reserved, ends), float(at)))
-        session.live[key] = grant, cost.weight, amounts
+        every = standings(limits, used, reserved, ends)
+        grant = _grant((output, *left_of(every), float(at)))
+        session.live[key] = grant, every, cost.weight, amounts
         return grant
 
     def settle(self, id: UUID, spent: Spent) -> None:

@@ -14,8 +14,8 @@ from parallama.limits import Counter, Limit, Meter, Period, Scope
 
 Word = str | int | float | orjson.Fragment
 """What JSON can say."""
-Held = tuple[Grant, float, Sequence[int]]
-"""A reservation: its grant, the weight of its tokens, and what it holds of each of its limits."""
+Held = tuple[Grant, Sequence[Standing], float, Sequence[int]]
+"""A reservation: its grant, how its limits stood, the weight of its tokens, and what it holds of each limit."""
 
 _MOST = 4096
 """Tuples of limits whose words are kept: those of as many callers."""
@@ -45,9 +45,9 @@ def _spoken(limits: Sequence[Limit]) -> orjson.Fragment:
 
 def registered(id: str, held: Held) -> Iterable[Word]:
     """A reservation, for a server that does not know it."""
-    grant, weight, amounts = held
+    _, standings, weight, amounts = held
     yield from (id, weight, len(amounts))
-    for standing, amount in zip(grant.standings, amounts, strict=True):
+    for standing, amount in zip(standings, amounts, strict=True):
         yield from name(standing.limit)
         yield from (amount, int(standing.limit.strict), int(standing.reset_at or 0))
 

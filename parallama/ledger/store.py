@@ -7,14 +7,15 @@ counts with what it has reserved, so that however many come at once no limit is 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from parallama.immutable import immutable
 from parallama.limits import Counter, Limit
+from parallama.quotas import Quota
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: that takes three times as long to be made
+@immutable
 class Cost:
     """What a request may cost at most."""
 
@@ -42,8 +43,10 @@ class Grant(NamedTuple):
 
     output: int
     """Most tokens that its answers may have together; at most what was asked for."""
-    standings: Sequence[Standing]
-    """Of every limit, with this request's part reserved."""
+    quotas: Sequence[Quota]
+    """Of every limit, in their order, with this request's part reserved."""
+    scarce: Sequence[Standing]
+    """How those limits stand of which a fifth or less is left."""
     at: float
     """When it was reserved: Unix seconds, by the clock of whoever counts."""
 

@@ -68,7 +68,7 @@ class Admission:
         model = self._catalog.described(name) if name else Model()
         cost = bound(outbounds, use, model, most=most, image_tokens=self._image_tokens, weight=terms.weight)
         grant = await self._granted(exchange, terms.limits, cost)
-        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.standings else None
+        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas else None
         exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
         if most is not None:
             exchange.output_bound = grant.output
@@ -115,13 +115,15 @@ class Admission:
             except (Uncountable, Unavailable):
                 limits = _without(limits, [limit.counter for limit in limits] if unknown is None else unknown)
                 self._metrics.limit_uncounted.inc()
+        if isinstance(outcome, Grant):
+            exchange.quotas = outcome.quotas
+            if outcome.scarce:
+                self._warnings.look(outcome.scarce)
+            return outcome
         exchange.quotas, scarce = left_of(outcome.standings)
-        if scarce:
-            self._warnings.look(scarce)
-        if isinstance(outcome, Refusal):
-            self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
-            raise _refused(outcome, cost, asked_at)
-        return outcome
+        self._warnings.look(scarce)
+        self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
+        raise _refused(outcome, cost, asked_at)
 
 
 def settle_left(store: Store, row: UsageRecord) -> None:

@@ -9,6 +9,7 @@ from store_rig import CALENDAR, DAY_S, HOUR_S, ONE, Rig, at, limit, tokens
 
 from parallama.ledger.store import Spent, Standing, Unknown
 from parallama.limits import Meter, Period
+from parallama.quotas import Quota
 
 
 class WindowSuite:
@@ -180,9 +181,26 @@ class WindowSuite:
         )
         await rig.used([hour, minute, slots], tokens(10, 20), Spent(10, 5))
         _, grant = await rig.granted([hour, minute, slots], tokens(40, 60))
-        assert [*grant.standings] == [
+        standings = [
             Standing(hour, 15, 100, at("2030-05-15 11:00")),
             Standing(minute, 1, 1, rig.clock.now + 61),
             Standing(slots, 0, 1, None),
         ]
-        assert [*await rig.store.standings([hour, minute, slots])] == [*grant.standings]
+        assert [*await rig.store.standings([hour, minute, slots])] == standings
+        assert [*grant.quotas] == [
+            Quota(Meter.TOTAL_TOKENS, Period.HOUR, 500, 385, at("2030-05-15 11:00")),
+            Quota(Meter.REQUESTS, Period.MINUTE, 9, 7, rig.clock.now + 61),
+            Quota(Meter.CONCURRENCY, Period.NOW, 2, 1, None),
+        ]
+        assert not grant.scarce
+
+    async def test_a_grant_names_the_limits_of_which_a_fifth_or_less_is_left(self, rig: Rig) -> None:
+        hour, minute = limit(100, Meter.TOTAL_TOKENS), limit(10, period=Period.MINUTE)
+        for _ in range(6):
+            await rig.used(minute)
+        _, grant = await rig.granted([hour, minute], tokens(40, 39))
+        assert not grant.scarce
+        await rig.used(minute)
+        _, grant = await rig.granted([minute, hour], tokens(0, 1))
+        assert [*grant.scarce] == [await rig.standing(minute), await rig.standing(hour)]
+        assert [quota.remaining for quota in grant.quotas] == [1, 20]
