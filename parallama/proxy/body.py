@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -17,25 +18,24 @@ from parallama.errors import BadRequest, BodyTooLarge, ClientLeft
 from parallama.exchange import Exchange
 
 
+class Patience(NamedTuple):
+    """How long a body may take, as the settings have it."""
+
+    silence_s: float
+    """`relay.body_s`."""
+    min_kb_s: float
+    """`relay.body_min_kb_s`."""
+    total_s: float
+    """`relay.body_total_s`, for one that is read whole."""
+
+
 class InboundBody:
-    """The body of one request; read at most once.
+    """The body of one request; read at most once."""
 
-    Its limits are the settings `relay.body_s`, `relay.body_min_kb_s` and, for one that is read whole,
-    `relay.body_total_s`.
-    """
-
-    def __init__(
-        self,
-        request: web.Request,
-        exchange: Exchange,
-        silence_s: float,
-        *,
-        min_kb_s: float = 1,
-        total_s: float = 600.0,
-    ) -> None:
+    def __init__(self, request: web.Request, exchange: Exchange, patience: Patience) -> None:
         self._request = request
         self._exchange = exchange
-        self._silence_s, self._min_kb_s, self._total_s = silence_s, min_kb_s, total_s
+        self._patience = patience
         self._waited_s = 0.0
 
     @property
@@ -57,7 +57,7 @@ class InboundBody:
             return self._take(limit)
         parts, size = [], 0
         await self._ask()
-        while chunk := await self._next(self._total_s):
+        while chunk := await self._next(self._patience.total_s):
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
@@ -96,10 +96,10 @@ class InboundBody:
 
     def _patience_s(self, total_s: float) -> float:
         """How many seconds the next bytes may take; at most 0 when it has been slow for too long."""
-        patience_s = self._silence_s
-        if self._min_kb_s:
-            earned_s = self._exchange.request_bytes / (self._min_kb_s * 1024)
-            patience_s = min(patience_s, self._silence_s + earned_s - self._waited_s)
+        patience_s = silence_s = self._patience.silence_s
+        if min_kb_s := self._patience.min_kb_s:
+            earned_s = self._exchange.request_bytes / (min_kb_s * 1024)
+            patience_s = min(patience_s, silence_s + earned_s - self._waited_s)
         return min(patience_s, total_s - self._waited_s) if total_s else patience_s
 
     async def _ask(self) -> None:

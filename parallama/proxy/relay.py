@@ -23,7 +23,7 @@ from parallama.metrics import Metrics
 from parallama.nodes.pool import Pool
 from parallama.proxy.admission import Admission
 from parallama.proxy.answer import Answer
-from parallama.proxy.body import InboundBody
+from parallama.proxy.body import InboundBody, Patience
 from parallama.proxy.books import Books
 from parallama.proxy.conversation import Conversation
 from parallama.proxy.heartbeats import Heartbeats
@@ -64,8 +64,11 @@ class Relay:
         self._speeds = Speeds(pool.catalog, settings.limits.max_output_tokens)
         self._stalls = stalls
         self._heartbeats = heartbeats
-        self._settings = settings
-        self._max_body, self._hold = settings.server.max_body_mb * 1024 * 1024, settings.relay.hold_kb * 1024
+        limits, self._models = settings.relay, settings.models
+        # read once: an attribute of settings costs many times that of an object of ours
+        self._max_body, self._hold = settings.server.max_body_mb * 1024 * 1024, limits.hold_kb * 1024
+        self._patience = Patience(limits.body_s, limits.body_min_kb_s, limits.body_total_s)
+        self._forward = limits.forward_headers
         self._metrics = metrics
         self._ratios = TokenRatios()
 
@@ -76,7 +79,7 @@ class Relay:
 
         `key`: method and path of its route.
         """
-        exchange, serving, limits = request[EXCHANGE], mounted.serving, self._settings.relay
+        exchange, serving = request[EXCHANGE], mounted.serving
         route = serving.routes[key]
         use, gateway = route.use, serving.gateway
         exchange.operation = use._value_  # a member's `value` is a function
@@ -85,7 +88,7 @@ class Relay:
         admit(caller, gateway, route)
         if serving.settings.endpoints and not serving.open(route):
             raise NotFound(f"the endpoint {route.switch} of {gateway.name} is switched off")
-        body = InboundBody(request, exchange, limits.body_s, min_kb_s=limits.body_min_kb_s, total_s=limits.body_total_s)
+        body = InboundBody(request, exchange, self._patience)
         raw = await body.read(self._max_body) if route.body is Body.JSON else b""
         if use is not Use.LIST and not self._catalog.heard:
             await self._pool.hear()
@@ -97,7 +100,7 @@ class Relay:
         limit(codec.outbounds, caller.policy)
         answer = Answer(request, exchange, self._stalls, self._hold)
         stream = body if route.body is Body.STREAM else None
-        conversation = Conversation(request, gateway, codec, answer, stream, limits.forward_headers)
+        conversation = Conversation(request, gateway, codec, answer, stream, self._forward)
         if codec.outbounds:
             self._books.admit(exchange, lambda: codec.usage)
             await self._admission.admit(exchange, caller, use, codec)
@@ -156,7 +159,7 @@ class Relay:
             mount=mount,
             path=request.path.removeprefix(mount),
             params=request.match_info,
-            query=request.query if request.query_string else _NO_QUERY,
+            query=request.query if request.rel_url.raw_query_string else _NO_QUERY,
             headers=request.headers,
             raw=raw,
             models=FamilyModels(self._catalog, serving.aliases, self._ratios, caller.policy),
@@ -174,7 +177,7 @@ class Relay:
         if codec.end_user is not None:
             exchange.end_user = str(codec.end_user)[:_LONGEST_END_USER]
         resolve(codec, serving.aliases, use)
-        judge(codec.outbounds, self._catalog, self._settings.models)
+        judge(codec.outbounds, self._catalog, self._models)
 
 
 def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:
