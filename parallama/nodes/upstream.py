@@ -116,7 +116,11 @@ class Upstream:
         started = self._loop.time()
         connection = await self._acquire(started + (limits.total_s or inf), None if beside else self._free)
         if asking is not None:
-            asking()
+            try:
+                asking()
+            except BaseException:  # nothing went out on it
+                self._take_back(connection, usable=True)
+                raise
         answer = connection.ask(method, head, whole, limits, started)
         try:
             if piped is not None:

@@ -92,3 +92,5 @@ async def test_who_finds_no_place_on_the_disk_asks_no_node_and_pays_nothing(
     assert refused.charged_at is not None
     await nothing_held(gateway)
     assert gateway.app[STORE].reserved == 0
+    async with asyncio.timeout(10):
+        assert (await person.ask()).status == 200, "its connection is free again"
