@@ -131,7 +131,7 @@ class Shipper:
             if self._shipped >= finals:
                 self._complete_at = began
             self._answer(asked, taken=not wait_s)
-        await self._attempt(wait_s, self._ship_own)
+        await self._attempt(wait_s, self._ship_own, self._ship_own)  # again: what has come during the first
 
     async def _due(self, wait_s: float) -> None:
         with suppress(TimeoutError):
@@ -182,8 +182,11 @@ class Shipper:
             _log.info("old usage rows dropped", extra={"fields": {"days": row["dropped"]}})
 
     async def _ship_own(self) -> None:
+        """What is there by now. What comes meanwhile waits for the next round, so that a busy process writes many rows
+        at a time and not a few all the time."""
         for segment in self.journal.segments:
-            while segment.read < segment.size:
+            there = segment.size
+            while segment.read < there:
                 await self._ship(segment)
         self.journal.segments.tidy()
 
