@@ -143,8 +143,8 @@ class Outbound:
     leaves_node: bool = False
     """The request makes the node call ollama.com or another host; refused unless `models.allow_cloud`."""
 
-    def saying(self, body: Mapping[str, Any]) -> Outbound:
-        """The same request with another body."""
+    def saying(self, body: Mapping[str, Any], raw: bytes | None = None) -> Outbound:
+        """The same request with another body; `raw`: as for Outbound."""
         return Outbound(  # dataclasses.replace takes three times as long
             method=self.method,
             path=self.path,
@@ -153,6 +153,7 @@ class Outbound:
             model_key=self.model_key,
             body=body,
             unasked=self.unasked,
+            raw=raw,
             names=self.names,
             leaves_node=self.leaves_node,
         )

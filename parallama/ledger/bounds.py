@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import MESSAGE_TOKENS, Model
 from parallama.immutable import immutable
@@ -62,9 +64,9 @@ def bound(
             if _may_generate(outbound, use):
                 return _unbounded(weight)
         elif body.get(PROMPT[outbound.path]):
-            context = context_of(body, model)
-            share = _share(outbound.path, body, model, context, most or DEFAULT_OUTPUT)
-            one, probable = prompt_of(outbound, body, model, context, image_tokens)
+            context, written = context_of(body, model), orjson.dumps(outbound.body)
+            share = _share(outbound.path, body, model, context, most or DEFAULT_OUTPUT, written)
+            one, probable = prompt_of(outbound, body, model, context, image_tokens, written)
             prompt, estimate = prompt + one, estimate + probable
             if share.runs > 1:  # the second reads the same, and what was thought in the first
                 prompt += capped(one + share.output + MESSAGE_TOKENS, context)
@@ -113,10 +115,10 @@ def bounded(outbounds: Sequence[Outbound], bound: Bound, output: int) -> Sequenc
     """
     shares = bound.shares if output == bound.output else _split(bound, output)
     sent: list[Outbound] | None = None
-    for number, (runs, tokens, asked) in enumerate(shares):
+    for number, (runs, tokens, asked, written) in enumerate(shares):
         if runs and (asked is None or asked > tokens):
             sent = sent or [*outbounds]
-            sent[number] = _with_bound(sent[number], tokens)
+            sent[number] = _with_bound(sent[number], tokens, written)
     return outbounds if sent is None else sent
 
 
@@ -138,10 +140,12 @@ def _output_of(numbered: tuple[int, _Share]) -> int:
     return numbered[1].output
 
 
-def _with_bound(outbound: Outbound, tokens: int) -> Outbound:
+def _with_bound(outbound: Outbound, tokens: int, written: bytes) -> Outbound:
     body = outbound.body or {}
     options = {**(body.get("options") or {}), "num_predict": tokens}
-    return outbound.saying({**body, "options": options})
+    # without options of the client's, theirs stand last, as they would if all were written anew
+    raw = None if "options" in body else b'%b,"options":{"num_predict":%d}}' % (written[:-1], tokens)
+    return outbound.saying({**body, "options": options}, raw)
 
 
 class _Share(NamedTuple):
@@ -153,6 +157,8 @@ class _Share(NamedTuple):
     """Tokens that one run may have at most."""
     asked: int | None
     """Tokens to which the client itself holds a run; None: it does not."""
+    written: bytes
+    """The body as JSON."""
 
 
 @immutable
@@ -163,17 +169,17 @@ class Bound(Cost):
     """In the order of the requests."""
 
 
-_NO_OUTPUT = _Share(0, 0, None)
+_NO_OUTPUT = _Share(0, 0, None, b"")
 
 
 def _share_of(outbound: Outbound, model: Model) -> _Share:
     body = readable(outbound)
     if body is None or not body.get(PROMPT[outbound.path]):
         return _NO_OUTPUT
-    return _share(outbound.path, body, model, context_of(body, model), UNBOUNDED)
+    return _share(outbound.path, body, model, context_of(body, model), UNBOUNDED, b"")
 
 
-def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None, most: int) -> _Share:
+def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None, most: int, written: bytes) -> _Share:
     """`most`: tokens that one run may have whatever the client and the model say."""
     if path not in ("/api/chat", "/api/generate"):
         return _NO_OUTPUT
@@ -186,7 +192,7 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
         number = whole(given)
         own = asked = min(number, longest) if number and number > 0 else None
     tokens = min(longest, most) if own is None else min(own, longest, most)
-    return _Share(_runs(path, model) if "format" in body else 1, tokens, asked)
+    return _Share(_runs(path, model) if "format" in body else 1, tokens, asked, written)
 
 
 def _runs(path: str, model: Model) -> int:

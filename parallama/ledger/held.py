@@ -55,7 +55,8 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
             count.look(now)
         amount, used = amounts[part], count.used
         reserved = count.reserved + amount
-        if used + reserved > most and (amount or most < 0):  # nothing has room everywhere, but in a limit of 0
+        left = most - used - reserved
+        if left < 0 and (amount or most < 0):  # nothing has room everywhere, but in a limit of 0
             held.release(NOTHING)
             return None
         count.reserved = reserved
@@ -64,7 +65,6 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
             bucket.unsure += 1
         charges.append((count, bucket, amount, part, strict))
         ends_at = None if bucket.ends_at == inf else bucket.ends_at
-        left = most - used - reserved
         if left * 5 <= most:
             scarce.append(Standing(limit, used, reserved, ends_at))
             left = max(left, 0)

@@ -7,10 +7,11 @@ is near it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from orjson import Fragment
 
 from parallama.gateway.api import Outbound
 from parallama.gateway.described import MESSAGE_TOKENS, Model
@@ -27,6 +28,8 @@ _FIELDS = frozenset(
 _FIELDS |= {"tools", "format", "think", "options", "stream", "keep_alive", "truncate", "shift", "dimensions"}
 _MAP = (dict, type(None))
 _LOOKED_INTO = ("messages", "input", "images", "context")
+_OF_TEXT = frozenset(("model", "messages", "stream", "options", "keep_alive"))
+"""Fields of a chat without anything that a node would write into the prompt beside its messages."""
 _MESSAGE = frozenset(("role", "content", "thinking", "tool_name", "tool_call_id"))
 """Fields of a message that a template writes as they are."""
 _WITH_IMAGES = _MESSAGE | {"images"}
@@ -50,13 +53,13 @@ def readable(outbound: Outbound) -> Mapping[str, Any] | None:
     passes on a client's fields as they are, and where messages are nested more deeply than is read here.
     """
     body = outbound.body
-    if body is None or outbound.path not in PROMPT or not isinstance(body.get("options", {}), _MAP):
+    if body is None or outbound.path not in PROMPT or not isinstance(body.get("options"), _MAP):
         return None
     if not body.keys() <= _FIELDS and any(folded(key) in _FIELDS for key in body.keys() - _FIELDS):
         return None
-    if orjson.Fragment not in map(type, body.values()):
+    if Fragment not in map(type, body.values()):
         return body
-    fragments = [key for key in _LOOKED_INTO if type(body.get(key)) is orjson.Fragment]
+    fragments = [key for key in _LOOKED_INTO if type(body.get(key)) is Fragment]
     try:
         return {**body, **{key: orjson.loads(orjson.dumps(body[key])) for key in fragments}}
     except orjson.JSONDecodeError:
@@ -94,14 +97,17 @@ def capped(tokens: int, context: int | None, texts: int = 1) -> int:
 
 
 def prompt_of(
-    outbound: Outbound, body: Mapping[str, Any], model: Model, context: int | None, image_tokens: int
+    outbound: Outbound, body: Mapping[str, Any], model: Model, context: int | None, image_tokens: int, written: bytes
 ) -> tuple[int, int]:
-    """Tokens that the prompt may have, and those that it probably has. `body` is what `readable` says.
+    """Tokens that the prompt may have, and those that it probably has. `body` is what `readable` says, `written` the
+    outbound's as JSON.
 
     No token is shorter than a byte, and all of the body's text is in its JSON, whatever its key.
     """
-    written = orjson.dumps(outbound.body)
     size = len(written) + model.own_bytes
+    if outbound.path == "/api/chat" and body.keys() <= _OF_TEXT and not _odd(body["messages"]):
+        most = size + MESSAGE_TOKENS * len(body["messages"])
+        return capped(most, context), capped(size // 3, context)
     texts, media, rewritten = _parts(outbound.path, body)
     tokens = 0
     for data in media:
@@ -115,11 +121,8 @@ def prompt_of(
     most = size + tokens + MESSAGE_TOKENS * texts
     if body.get("template"):  # the client's own, whose loops and widths write any number of bytes
         most = max(most, _LONGEST_DEFAULT if context is None else context + _SLOT)
-    probable = size // 3 + tokens
-    if context is None:
-        return most, probable
     inputs = texts if outbound.path == "/api/embed" else 1
-    return capped(most, context, inputs), capped(probable, context, inputs)
+    return capped(most, context, inputs), capped(size // 3 + tokens, context, inputs)
 
 
 def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
@@ -136,8 +139,10 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
     return len(messages), [image for value in images for image in _media(value)], rewritten
 
 
-def _odd(messages: list[Any]) -> list[dict[str, Any]]:
-    """Those with fields that a template does not write as they are."""
+def _odd(messages: Any) -> Sequence[Any]:
+    """Those with fields that a template does not write as they are; what is no list of messages, whole."""
+    if type(messages) is not list:
+        return (messages,)
     try:
         plain = all(map(_MESSAGE.issuperset, messages))
     except TypeError:  # there is one without any

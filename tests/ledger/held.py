@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import orjson
+
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import Model
 from parallama.ledger.bounds import UNBOUNDED, bound, bounded
@@ -11,4 +13,8 @@ from parallama.ledger.bounds import UNBOUNDED, bound, bounded
 
 def held(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequence[Outbound]:
     """To `output` tokens together."""
-    return bounded(outbounds, bound(outbounds, Use.CHAT, model, most=UNBOUNDED), output)
+    sent = bounded(outbounds, bound(outbounds, Use.CHAT, model, most=UNBOUNDED), output)
+    for asked, outbound in zip(outbounds, sent, strict=True):
+        if outbound is not asked and outbound.raw is not None:
+            assert outbound.raw == orjson.dumps(outbound.body), "the node reads what was understood"
+    return sent
