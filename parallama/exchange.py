@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
+from parallama.immutable import maker
 from parallama.limits import Limit
 from parallama.networks import Networks
 from parallama.quotas import Quota
@@ -173,7 +173,7 @@ class UsageRecord(NamedTuple):
     """When its limits were charged, by the clock of whoever counts; None: nothing was reserved."""
 
 
-_row = partial(tuple.__new__, UsageRecord)
+_row = maker(UsageRecord)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from functools import partial
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -12,3 +14,9 @@ T = TypeVar("T")
 def immutable(cls: type[T]) -> type[T]:
     """A dataclass that is frozen for type checkers alone: at run time that takes three times as long to be made."""
     return dataclass(slots=True, kw_only=True)(cls)
+
+
+def maker(cls: type[T]) -> Callable[[tuple[Any, ...]], T]:
+    """Makes a NamedTuple of all its values, in their order, in a third of the time that its own constructor takes. For
+    what every request makes: nobody looks whether they are all."""
+    return partial(tuple.__new__, cls)  # type: ignore[type-var]  # it is a tuple

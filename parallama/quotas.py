@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil, inf
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
+from parallama.immutable import maker
 from parallama.limits import EVERY, Limit, Meter, Period
 
 TOKENS = (Meter.TOTAL_TOKENS, Meter.PROMPT_TOKENS, Meter.OUTPUT_TOKENS)
@@ -64,7 +65,7 @@ class Quota(NamedTuple):
         return None if self.reset_at is None else seconds(self.reset_at - now)
 
 
-_quota = partial(tuple.__new__, Quota)  # a third of what its own constructor takes
+_quota = maker(Quota)
 
 
 def left_of(standings: Iterable[S]) -> tuple[Sequence[Quota], Sequence[S]]:

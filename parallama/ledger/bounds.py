@@ -13,7 +13,7 @@ import orjson
 
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import MESSAGE_TOKENS, Model
-from parallama.immutable import immutable
+from parallama.immutable import immutable, maker
 from parallama.ledger.prompts import (
     IMAGE_TOKENS,
     PROMPT,
@@ -161,6 +161,9 @@ class _Share(NamedTuple):
     """The body as JSON."""
 
 
+_made_share = maker(_Share)
+
+
 @immutable
 class Bound(Cost):
     """What requests can cost together."""
@@ -192,7 +195,7 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
         number = whole(given)
         own = asked = min(number, longest) if number and number > 0 else None
     tokens = min(longest, most) if own is None else min(own, longest, most)
-    return _Share(_runs(path, model) if "format" in body else 1, tokens, asked, written)
+    return _made_share((_runs(path, model) if "format" in body else 1, tokens, asked, written))
 
 
 def _runs(path: str, model: Model) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from math import inf
 from typing import NamedTuple
 
+from parallama.immutable import maker
 from parallama.ledger.amounts import NOTHING, Amounts
 from parallama.ledger.counts import Bucket, Count
 from parallama.ledger.store import Grant, Standing
@@ -18,8 +18,6 @@ Asked = tuple[Limit, Count, int, int, bool, Meter, Period]
 is strict, and of what it is."""
 _Charge = tuple[Count, Bucket, int, int, bool]
 """One limit's part: where it is charged, how much, of what, and whether the limit is strict."""
-
-_quota = partial(tuple.__new__, Quota)  # a third of what its own constructor takes
 
 
 class Held(NamedTuple):
@@ -44,12 +42,15 @@ class Held(NamedTuple):
         return overrun
 
 
+_quota, _grant, _held = maker(Quota), maker(Grant), maker(Held)
+
+
 def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, now: float) -> Held | None:
     """Reserve `amounts`; `output`: what is granted with them. None: somewhere there is no room, and nothing is held."""
     charges: list[_Charge] = []
     quotas: list[Quota] = []
     scarce: list[Standing] = []
-    held = Held(Grant(output, quotas, scarce, now), weight, charges)
+    held = _held((_grant((output, quotas, scarce, now)), weight, charges))
     for limit, count, most, part, strict, meter, period in asked:
         if now >= count.until:
             count.look(now)

@@ -11,10 +11,10 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import tzinfo
-from functools import partial
 from itertools import compress, count
 from uuid import UUID, uuid4
 
+from parallama.immutable import maker
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
 from parallama.ledger.redis_words import Spoken, Word, counter, name, seeded, standings
@@ -24,7 +24,7 @@ from parallama.limits import Counter, Limit
 from parallama.quotas import left_of
 
 _ANY = Terms()
-_grant = partial(tuple.__new__, Grant)  # a third of what its own constructor takes
+_grant = maker(Grant)
 _SHIPPED_S = 3.0
 """Longest wait for the rows of other processes, which say every half second how far they are."""
 _SHIPPED_AGAIN_S = 0.05

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from math import floor
 from uuid import UUID
 
 import orjson
 
+from parallama.immutable import maker
 from parallama.ledger.store import Grant, Standing
 from parallama.limits import Counter, Limit, Meter, Period, Scope
 
@@ -19,7 +19,7 @@ Held = tuple[Grant, Sequence[Standing], float, Sequence[int]]
 
 _MOST = 4096
 """Tuples of limits whose words are kept: those of as many callers."""
-_standing = partial(tuple.__new__, Standing)  # a third of what its own constructor takes
+_standing = maker(Standing)
 
 
 class Spoken:
