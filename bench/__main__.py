@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bench import rounds, systems
+from bench import accounting, rounds, systems
 from bench.dialects import DIALECTS, NATIVE
 from bench.report import Results, markdown, summary
 
@@ -42,7 +42,9 @@ def _bench(plan: rounds.Plan, out: Path) -> None:
         measure = rounds.Measure(running, plan, _say)
         memory = [measure.memory_kib(system) for system in (running.bare, running.parallama)]
         found = [measure.round(number) for number in range(plan.rounds)]
-    results = Results(plan, found, memory, running.cpus, time.monotonic() - started, load_average)
+    _say("what the ledger costs")
+    ledger = accounting.measure(plan.ledger_rounds)
+    results = Results(plan, found, memory, ledger, running.cpus, time.monotonic() - started, load_average)
     out.write_text(markdown(results), "utf-8")
     print(f"{summary(results)}\n\nWritten to {out}.")
 

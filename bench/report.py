@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from bench import accounting
 from bench.dialects import DIALECTS
 from bench.rounds import GATHERED, Found, Plan, Round, Translated
 from bench.systems import ROOT, Cpus
@@ -39,6 +40,7 @@ class Results:
     rounds: Sequence[Round]
     memory_kib: Sequence[float]
     """Of bare, parallama."""
+    ledger: accounting.Found
     cpus: Cpus
     seconds: float
     """What all of it took."""
@@ -101,6 +103,9 @@ def markdown(results: Results) -> str:
         "## What a translation costs",
         "CPU of Parallama in µs, passed through in the native dialect and translated; the medians of the rounds.",
         _translations(results),
+        "## What the ledger costs",
+        "CPU of gateways that differ in what they count; the least of all rounds, and the median.",
+        _ledger(results),
         "## Was it the proxy that was measured?",
         verdict(results),
         _busy(results),
@@ -113,7 +118,7 @@ def markdown(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """What the terminal gets."""
-    return f"{_table(results)}\n\n{_translations(results)}\n\n{verdict(results)}"
+    return "\n\n".join([_table(results), _translations(results), _ledger(results), verdict(results)])
 
 
 def verdict(results: Results) -> str:
@@ -179,6 +184,10 @@ def _translations(results: Results) -> str:
                 added = [ours - passed for passed, ours in known]
                 lines.append([row.title, DIALECTS[name].title, _number(passed), _number(ours), _number(added)])
     return _markdown_table(lines)
+
+
+def _ledger(results: Results) -> str:
+    return _markdown_table(accounting.lines(results.ledger))
 
 
 def _busy(results: Results) -> str:

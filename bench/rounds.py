@@ -40,11 +40,13 @@ class Plan:
     paced_s: float
     streams: int
     """At the same time: those that are paced, and those that are idle."""
+    ledger_rounds: int
+    """In which it is found out what the ledger costs."""
 
 
-FULL = Plan(rounds=5, seconds=0.9, paced_s=2.5, streams=500)
-QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500)
-SMOKE = Plan(rounds=1, seconds=0.1, paced_s=0.1, streams=20)
+FULL = Plan(rounds=5, seconds=0.9, paced_s=2.5, streams=500, ledger_rounds=25)
+QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500, ledger_rounds=8)
+SMOKE = Plan(rounds=1, seconds=0.1, paced_s=0.1, streams=20, ledger_rounds=1)
 LOADS = ("unary", "few", "many", "first", "paced")
 """What each system is asked in each round; `few` and `many` are fast streams, `first` is one client."""
 _STREAMED = tuple(name for name in DIALECTS if name != NATIVE)

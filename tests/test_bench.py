@@ -122,6 +122,10 @@ async def test_the_bench_measures_every_system_and_writes_its_table(tmp_path: Pa
     for title in ("CPU per unary request", "CPU per chunk, fast", "memory per idle stream", "added to the first byte"):
         assert re.search(rf"^\| {title}[^|]*\| +-?[\d.,]+ +\| +-?[\d.,]+ +\| +-?[\d.,]+ +\|$", page, re.MULTILINE), page
     assert "parallama / bare" in said
+    for name in ("no limits", "four limits"):
+        cells = rf"^\| {name} +\| \d+ +\| [+-]\d+ +\| \d+ +\| [+-]\d+ +\|$"
+        assert re.search(cells, page, re.MULTILINE), page
+        assert re.search(cells, said, re.MULTILINE), said
     assert len(re.findall(r"^\| [^|]+\| - / \d+ % +\| +\d+ % / \d+ % +\| +\d+ % / \d+ %", page, re.M)) == len(LOADS)
     lines = len(re.findall(r"\d+ % / \d+ %", page)) - 2 * len(LOADS)
     assert lines == sum(map(len, TRANSLATED.values())), page
