@@ -70,6 +70,9 @@ class Malformed(HttpProcessingError):
 class Connection(Protocol):
     """Who owns a parser."""
 
+    all_parsed: bool
+    """Whether the parser has nothing left of what has come: that was one request, whole, and no byte more."""
+
     def head_begins(self) -> None:
         """The first bytes of a head have come, but not all of it."""
 
@@ -191,7 +194,9 @@ class StrictParser(HttpRequestParser):
         if whole and len(messages) == 1 and not message.chunked and data[0] not in b"\r\n":
             length = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
             self._due = max(data.index(_HEAD_END) + len(_HEAD_END) + length - len(data), _UNKNOWN)
+            self._owner.all_parsed = self._due == 0 and not self._body
         else:
+            self._owner.all_parsed = False
             self._settle(data)
 
     def _count(self, data: bytes) -> None:

@@ -116,12 +116,13 @@ def _mounted(app: web.Application) -> list[tuple[str, Mounted]]:
 class Connection(web.RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_faults", "_head_s", "_head_timer")
+    __slots__ = ("_faults", "_head_s", "_head_timer", "all_parsed")
 
     def __init__(self, server: Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
         self._faults, self._head_s = server.faults, server.head_s
         self._head_timer: asyncio.TimerHandle | None = None
+        self.all_parsed = False
         self._parser = StrictParser(
             self,
             loop,
@@ -146,8 +147,12 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on reading; whoever takes a body asks for it, also where nobody has paused."""
-        if self._reading_paused or self._buffer_paused:
+        """Go on reading; whoever takes a body asks for it, also where nobody has paused.
+
+        The parser may hold something all the same: having been paused, it stops at the next piece of any body (aiohttp
+        3.14), long after reading was resumed.
+        """
+        if self._reading_paused or self._buffer_paused or (resume_parser and not self.all_parsed):
             super().resume_reading(resume_parser)
 
     def head_begins(self) -> None:

@@ -299,6 +299,22 @@ async def test_tiny_chunks_as_such_are_read(gateway: RunningGateway, node: FakeO
     assert (await node.request_for("/api/chat")).body == body
 
 
+MANY_CHUNKS = 16_385
+"""So many of one body, unread, make aiohttp pause its parser, which then stops at the next piece of any body."""
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_body_behind_one_of_very_many_chunks_is_read_to_its_end(gateway: RunningGateway, framing: str) -> None:
+    many, whole = json.dumps(UNARY).encode().ljust(MANY_CHUNKS), json.dumps(UNARY).encode()
+    length = f"Content-Length: {len(whole)}"
+    last = chunked(whole, len(whole)) if framing == "chunked" else whole
+    async with raw_client(gateway.port) as client:
+        await client.send(post("/api/chat", bearer(gateway.key), CHUNKED) + chunked(many, 1))
+        assert (await client.answer()).status == 200
+        await client.send(post("/api/chat", bearer(gateway.key), length if framing == "length" else CHUNKED) + last)
+        assert (await client.answer()).status == 200
+
+
 async def test_a_head_without_end_is_refused(gateway: RunningGateway) -> None:
     async with raw_client(gateway.port) as client:
         await client.send(b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\n")
