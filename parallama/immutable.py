@@ -12,8 +12,9 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def immutable(cls: type[T]) -> type[T]:
-    """A dataclass that is frozen for type checkers alone: at run time that takes three times as long to be made."""
-    return dataclass(slots=True, kw_only=True)(cls)
+    """A dataclass that is frozen for type checkers alone: at run time that takes three times as long to be made. It can
+    be a key, as what is frozen can."""
+    return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
 
 
 def maker(cls: type[T]) -> Callable[[tuple[Any, ...]], T]:
