@@ -234,14 +234,20 @@ def logging_to(settings: LogsSettings, secrets: Iterable[str] = ()) -> Iterator[
     # a traceback a second while the database is gone, which the listener has said once
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
     requests = logging.getLogger("parallama.api")
-    requests.handlers, requests.propagate = [handler], False  # on its way to the root a line would meet nobody else
+    listening = requests.handlers
+    # at once to all whom a line meets on its way to the root, which costs more than they do
+    requests.handlers, requests.propagate = [*listening, *filter(_listens, ours.handlers), handler], False
     try:
         with _lean():
             yield
     finally:
-        requests.handlers, requests.propagate = [], True
+        requests.handlers, requests.propagate = listening, True
         root.handlers, root.level = before, level
         handler.close()
+
+
+def _listens(handler: logging.Handler) -> bool:
+    return not isinstance(handler, logging.NullHandler)
 
 
 def hide(secret: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,20 @@ def test_each_topic_has_its_file_and_strangers_go_to_error(tmp_path: Path) -> No
     said = {p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in tmp_path.glob("*.log")}
     assert {topic: lines[0]["event"] for topic, lines in said.items()} == {t: f"said by {t}" for t in TOPICS}
     assert [line["event"] for line in said["error"]] == ["said by error", "stranger"]
+
+
+@pytest.mark.parametrize("name", ["parallama", "parallama.api"])
+def test_whoever_else_listens_hears_of_requests(tmp_path: Path, name: str) -> None:
+    listener, logger = BufferingHandler(10), logging.getLogger(name)
+    logger.addHandler(listener)
+    try:
+        with logging_to(LogsSettings(directory=tmp_path, level="info")):
+            logging.getLogger("parallama.api").info("request")
+        assert [record.getMessage() for record in listener.buffer] == ["request"]
+        assert listener in logger.handlers
+    finally:
+        logger.removeHandler(listener)
+    assert len((tmp_path / "api.log").read_text().splitlines()) == 1
 
 
 def test_files_rotate(tmp_path: Path) -> None:
