@@ -148,6 +148,13 @@ class Count:
         self.bucket = bucket = self._last(self._clock.end(now))
         return bucket
 
+    def take_back(self) -> None:
+        """Forget the bucket of now if nothing is in it: it was made for what another limit has refused."""
+        self._write_down()
+        if (bucket := self.bucket) is not None and not (bucket.used or bucket.reserved or bucket.unsure):
+            self._buckets.pop()
+            self.bucket = None
+
     @property
     def awaits(self) -> bool:
         """Whether a request is yet to be settled in it."""

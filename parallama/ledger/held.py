@@ -59,6 +59,8 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
         left = most - used - reserved
         if left < 0 and (amount or most < 0):  # nothing has room everywhere, but in a limit of 0
             held.release(NOTHING)
+            for charged, *_ in charges:
+                charged.take_back()
             return None
         count.reserved = reserved
         bucket = count.bucket or count.begin(now)

@@ -81,8 +81,7 @@ class Journal:
         """Entries that the disk has not taken, each with the exchange that ends with it."""
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
-        self._stopping = False
-        self._progress_at = 0.0
+        self._stopping, self._progress_at = False, 0.0
         self._trouble: str | None = None
         self._homeless = False
         """Whether there is no directory, and none can be made now."""
@@ -214,12 +213,13 @@ class Journal:
         self._progress_at = 0.0
 
     def _end_turn(self) -> None:
-        """Write of those that are held back that they began; what the disk does not take is tried at the dispatch."""
+        """Write of those that are held back that they began; what the disk does not take is tried again and again."""
         self._turn_ends = False
         for id, begun in tuple(self._held.items()):
             row = begun.row()._replace(node=None, model=None)  # they may be chosen, but were not asked
-            if self._begin(id, begun, row):
-                del self._held[id]
+            if not self._begin(id, begun, row):
+                return
+            del self._held[id]
 
     def _begin(self, id: int, begun: Begun, row: UsageRecord) -> bool:
         """Whether it is written that the exchange began so."""
@@ -238,6 +238,8 @@ class Journal:
         """Write what is late, as far as the disk takes it."""
         while self._late and self._append(*self._late[0]):
             self._late.popleft()
+        if self._held and not self._turn_ends:
+            self._end_turn()
 
     def _append(self, entry: bytes, ended: int | None = None) -> bool:
         """Whether the entry is written whole; else nothing of it is. `ended`: the exchange whose row it is."""

@@ -36,8 +36,8 @@ _FEW = 100
 class MemoryStore:
     """Implements Store.
 
-    A counter is forgotten when it holds nothing, which is looked at once an hour, or when its limits have changed; then
-    it is Unknown once more. A clock that was set back ends no calendar window again, and delays the end of what
+    A counter is forgotten when it holds nothing and nobody asked for an hour or two, or when its limits have changed;
+    then it is Unknown once more. A clock that was set back ends no calendar window again, and delays the end of what
     the last minute holds by a minute at most.
     """
 
@@ -240,13 +240,15 @@ class MemoryStore:
             del self._scopes[subject]
 
     def _sweep(self, now: float) -> None:
-        """Forget counters that hold nothing: they are soon summed anew."""
+        """Forget counters that hold nothing and for which nobody asked since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
+        wanted = {one[1] for _, asked in self._kept.values() for one in asked}
+        self._kept.clear()
         self._let_go([*self._stale], now)
         for count in [*self._counts.values()]:
             count.look(now)
-            if not (count.used or count.awaits):
+            if not (count.used or count.awaits or count in wanted):
                 self._drop(count)
 
 

@@ -28,6 +28,8 @@ from parallama.proxy.warnings import Warnings
 from parallama.quotas import left_of, over_limit
 
 _MOST_TERMS = 10_000
+_LONGEST_NAME = 512
+"""Characters of a model's name for which terms are kept."""
 
 
 class _Terms(NamedTuple):
@@ -96,6 +98,8 @@ class Admission:
         )
         most = most_output(limits, self._settings.max_output_tokens)
         terms = _Terms(caller.limits, limits, most, weight_of(self._settings.weights, name))
+        if len(name) > _LONGEST_NAME:  # a client's, perhaps as long as its body
+            return terms
         if len(self._terms) >= _MOST_TERMS:
             self._terms.clear()
         self._terms[id(caller.limits), exchange.gateway, name] = terms

@@ -84,6 +84,15 @@ async def who_waited_while_nothing_was_taken_begins_when_it_goes_to_its_node(dir
         assert [(found.id, found.node) for found in rows_in(journal.home)] == [(row.id, "node-1")]
 
 
+async def who_waited_while_nothing_was_taken_is_written_down_when_it_is_again(directory: Path) -> None:
+    async with journal_in(directory) as journal:
+        with files_of_at_most(journal.segments.bytes + 100):
+            admit(journal, row := make_row())
+            await asyncio.sleep(0)
+        await eventually(lambda: [found.id for found in rows_in(journal.home)] == [row.id])
+        journal.final(row)
+
+
 async def rows_wait_and_are_written_in_their_order(directory: Path) -> None:
     async with journal_in(directory) as journal:
         rows = end(journal)
@@ -173,6 +182,7 @@ CASES = {
         no_part_of_a_record_is_left,
         who_finds_no_place_when_it_goes_to_its_node_never_began,
         who_waited_while_nothing_was_taken_begins_when_it_goes_to_its_node,
+        who_waited_while_nothing_was_taken_is_written_down_when_it_is_again,
         rows_wait_and_are_written_in_their_order,
         strict_waits_for_what_the_disk_has_not_taken,
         what_the_disk_takes_at_the_end_is_written_then,

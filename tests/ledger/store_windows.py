@@ -57,6 +57,14 @@ class WindowSuite:
         rig.clock.now += 1.25
         assert await rig.room(rule) == 5
 
+    async def test_who_is_refused_puts_the_end_of_a_minute_off_no_further(self, rig: Rig) -> None:
+        minute, spent = limit(9, period=Period.MINUTE), limit(1, period=Period.DAY)
+        await rig.used([minute, spent])
+        before = await rig.standing(minute)
+        rig.clock.now += 30
+        refusal = await rig.refused([minute, spent])
+        assert refusal.standings[0] == await rig.standing(minute) == before
+
     async def test_room_in_a_minute_comes_second_by_second(self, rig: Rig) -> None:
         rule = limit(60, Meter.OUTPUT_TOKENS, Period.MINUTE)
         for second in range(6):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from store_machine import StoreMachine
-from store_rig import DAY_S, HOUR_S, ONE, ZONE, Clock, Rig, limit, tokens
+from store_rig import DAY_S, HOUR_S, ONE, ZONE, Clock, Rig, limit, together, tokens
 from store_suite import StoreSuite
 
 from parallama.ledger.memory import MemoryStore
-from parallama.ledger.store import Refusal, Spent, Unknown
+from parallama.ledger.store import Grant, Refusal, Spent, Unknown
 from parallama.limits import Limit, Meter, Period
 
 
@@ -92,6 +92,16 @@ async def test_counters_that_matter_are_remembered_however_idle(rig: Rig, store:
     assert await rig.sums(month) == (1, 0)
     assert await rig.sums(slots) == (0, 1)
     assert isinstance(await store.reserve(uuid4(), (hour,), ONE), Unknown)
+
+
+async def test_a_count_that_is_asked_for_now_and_then_stays_known(rig: Rig, store: MemoryStore) -> None:
+    minute = limit(9, period=Period.MINUTE)
+    await rig.used(minute)
+    for _ in range(100):
+        rig.clock.now += 120
+        id = uuid4()
+        assert isinstance(await store.reserve(id, together(minute), ONE), Grant), "without the database"
+        await rig.settle(id)
 
 
 async def test_ids_of_requests_that_are_over_do_not_pile_up(rig: Rig, store: MemoryStore) -> None:
