@@ -15,7 +15,7 @@ from running import RunningGateway, running_gateway
 
 from parallama import Codec, Gateway, Head, NdjsonCodec, Outbound, Reply, Route, Usage, Use, hookimpl
 from parallama.app import SHIPPER
-from parallama.errors import ConfigError
+from parallama.errors import BadRequest, ConfigError
 from parallama.gateway import plugins
 from parallama.testing import Answer, FakeOllama, Fault
 
@@ -164,6 +164,26 @@ async def test_a_path_that_cannot_be_routed_is_named_and_the_server_starts(
     async with running_gateway(database_url, node.url) as running:
         async with running.http.get(running.url + "/healthz") as got:
             assert got.status == 200
+
+
+def told(word: str) -> Any:
+    def open(inbound: Any) -> Codec:
+        raise BadRequest(word)
+
+    return open
+
+
+async def test_of_two_routes_that_fit_a_path_the_first_has_it(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, node: FakeOllama
+) -> None:
+    both = ("/{way:.*}", "variable"), ("/", "plain")
+    routes = [Route(method="GET", path=f"/a{path}", use=Use.LIST, open=told(word)) for path, word in both]
+    routes += [Route(method="GET", path=f"/b{path}", use=Use.LIST, open=told(word)) for path, word in both[::-1]]
+    install(monkeypatch, type("Odd", (Strange,), {"routes": lambda self: routes}))
+    async with running_gateway(database_url, node.url) as running:
+        for path, word in {"a/": "variable", "b/": "plain"}.items():
+            async with running.http.get(f"{running.url}/strange/{path}", headers=running.auth) as got:
+                assert (got.status, await got.text()) == (400, word)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def mount(app: web.Application, mounted: Mounted, relay: Relay, middlewares: Seq
         for method, route in mounted.serving.routes:
             handler: Handler = partial(relay.handle, mounted=mounted, key=(method, route), mount=path)
             below.router.add_route(method, route, handler)
-            if "{" not in route:
+            if "{" not in route and not route.endswith("/"):  # a variable of a route before it may be empty
                 plain[method, path + route] = _around(handler, middlewares)
         # aiohttp has no public way to add a resource
         app._add_subapp(partial(_Mount, path, below, header, plain), below)
