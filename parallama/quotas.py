@@ -6,7 +6,7 @@ fit every dialect are made here. Nothing here counts, and who asks brings the ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil, inf
@@ -96,7 +96,7 @@ def _left(quota: Quota) -> tuple[int, float]:
     return quota.remaining, -(inf if quota.reset_at is None else quota.reset_at)
 
 
-def neutral_headers(quotas: Iterable[Quota], now: float) -> Mapping[str, str]:
+def neutral_headers(quotas: Iterable[Quota], now: float) -> dict[str, str]:
     """`RateLimit-Policy` and `RateLimit`, the tightest limit first; of one meter and period only the tightest.
 
     draft-ietf-httpapi-ratelimit-headers-10. It has no unit for tokens, and what names none counts requests: `tokens`

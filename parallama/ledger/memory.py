@@ -24,8 +24,8 @@ from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknow
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit, Period, Scope
 
-_MARKS = 20_000
-"""Ids that are remembered after their end, the latest ones."""
+_MARKS = 2_000
+"""Ids that are remembered after their end, the latest ones; few, so that the processor's cache keeps them."""
 _KEPT = 10_000
 """Combinations of limits."""
 _SWEEP_S = 3600.0

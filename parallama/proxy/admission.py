@@ -17,6 +17,7 @@ from parallama.exchange import Caller, Exchange, UsageRecord
 from parallama.gateway.api import Codec, Use
 from parallama.gateway.described import Model
 from parallama.gateway.names import matches
+from parallama.immutable import maker
 from parallama.ledger.bounds import UNBOUNDED, bound, bounded, most_output
 from parallama.ledger.seeds import Seeding, weight_of
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Store, Uncountable, Unknown
@@ -30,6 +31,9 @@ from parallama.quotas import left_of, over_limit
 _MOST_TERMS = 10_000
 _LONGEST_NAME = 512
 """Characters of a model's name for which terms are kept."""
+
+
+_spent = maker(Spent)
 
 
 class _Terms(NamedTuple):
@@ -85,7 +89,7 @@ class Admission:
             self._store.cancel(exchange.id)
         else:
             usage = exchange.usage
-            self._store.settle(exchange.id, Spent(usage.prompt_tokens or 0, usage.output_tokens or 0))
+            self._store.settle(exchange.id, _spent((usage.prompt_tokens or 0, usage.output_tokens or 0)))
 
     def _agree(self, caller: Caller, exchange: Exchange, name: str) -> _Terms:
         """Find out what is the same for all such requests."""

@@ -72,7 +72,7 @@ def adds(gateway: Gateway, exchange: Exchange) -> bool:
 def sound(gateway: Gateway, request_id: str, exchange: Exchange) -> dict[str, str]:
     """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
     if type(gateway).rate_limits is Gateway.rate_limits and type(gateway).headers is Gateway.headers:
-        return dict(neutral_headers(exchange.quotas, time.time())) if exchange.quotas else {}
+        return neutral_headers(exchange.quotas, time.time()) if exchange.quotas else {}
     facts = ReplyFacts(
         request_id=request_id, node=exchange.node, model=exchange.model, quotas=exchange.quotas, at=time.time()
     )
