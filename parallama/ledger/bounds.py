@@ -21,6 +21,7 @@ from parallama.ledger.prompts import (
     context_of,
     prompt_of,
     readable,
+    text_of,
     whole,
 )
 from parallama.ledger.store import Cost
@@ -56,6 +57,8 @@ def bound(
     though nothing holds the node to it. A request that needs no tokens costs none; one that could not be held to any
     bound costs UNBOUNDED.
     """
+    if len(outbounds) == 1 and (messages := text_of(outbounds[0])):
+        return _of_text(outbounds[0], len(messages), model, most or DEFAULT_OUTPUT, weight)
     prompt = estimate = output = least = 0
     shares = []
     for outbound in outbounds:
@@ -77,6 +80,18 @@ def bound(
     return Bound(
         prompt=prompt, prompt_estimate=estimate, output=output, least_output=least, weight=weight, shares=shares
     )
+
+
+def _of_text(outbound: Outbound, messages: int, model: Model, most: int, weight: float) -> Bound:
+    """Of a single chat of text alone: the same as of any other, in a third of the time."""
+    written = orjson.dumps(outbound.body)
+    size, context, own = len(written) + model.own_bytes, model.longest_context, model.own_output
+    prompt, estimate = size + MESSAGE_TOKENS * messages, size // 3
+    if context is not None:
+        prompt, estimate, most = capped(prompt, context), capped(estimate, context), min(most, 10 * context)
+    output = most if own is None else min(own, most)
+    share = _made_share((1, output, None, written))
+    return Bound(prompt=prompt, prompt_estimate=estimate, output=output, least_output=1, weight=weight, shares=(share,))
 
 
 def readable_prompt(tokens: int, outbounds: Sequence[Outbound], use: Use, model: Model) -> int:
@@ -142,10 +157,11 @@ def _output_of(numbered: tuple[int, _Share]) -> int:
 
 def _with_bound(outbound: Outbound, tokens: int, written: bytes) -> Outbound:
     body = outbound.body or {}
-    options = {**(body.get("options") or {}), "num_predict": tokens}
-    # without options of the client's, theirs stand last, as they would if all were written anew
-    raw = None if "options" in body else b'%b,"options":{"num_predict":%d}}' % (written[:-1], tokens)
-    return outbound.saying({**body, "options": options}, raw)
+    if "options" in body:
+        return outbound.saying({**body, "options": {**(body["options"] or {}), "num_predict": tokens}})
+    # as it would be if all were written anew
+    raw = b'%b,"options":{"num_predict":%d}}' % (written[:-1], tokens)
+    return outbound.saying({**body, "options": {"num_predict": tokens}}, raw)
 
 
 class _Share(NamedTuple):

@@ -82,7 +82,9 @@ class MemoryStore:
         """As Store says. Never waits, never raises."""
         if (held := self._held.get(id.int)) is not None:
             return held.grant
-        now = self._time()
+        if (now := self._now()) < self._last:
+            self._doubt()
+        self._last = now
         if not limits:
             return Grant(cost.output, (), (), now)
         if now >= self._sweep_at:
@@ -171,10 +173,14 @@ class MemoryStore:
     def _time(self) -> float:
         now = self._now()
         if now < self._last:
-            for count in self._counts.values():
-                count.doubt()
+            self._doubt()
         self._last = now
         return now
+
+    def _doubt(self) -> None:
+        """The clock was set back."""
+        for count in self._counts.values():
+            count.doubt()
 
     def _keep(self, limits: tuple[Limit, ...]) -> Sequence[Asked] | Unknown:
         """The limits with their counts. No count goes while they are kept, and neither does the tuple."""

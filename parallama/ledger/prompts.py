@@ -28,8 +28,8 @@ _FIELDS = frozenset(
 _FIELDS |= {"tools", "format", "think", "options", "stream", "keep_alive", "truncate", "shift", "dimensions"}
 _MAP = (dict, type(None))
 _LOOKED_INTO = ("messages", "input", "images", "context")
-_OF_TEXT = frozenset(("model", "messages", "stream", "options", "keep_alive"))
-"""Fields of a chat without anything that a node would write into the prompt beside its messages."""
+_OF_TEXT = frozenset(("model", "messages", "stream", "keep_alive"))
+"""Fields of a chat that says nothing of its cost beside its messages."""
 _MESSAGE = frozenset(("role", "content", "thinking", "tool_name", "tool_call_id"))
 """Fields of a message that a template writes as they are."""
 _WITH_IMAGES = _MESSAGE | {"images"}
@@ -44,6 +44,18 @@ _VISION_CONTEXT, _LEAST_CONTEXT = 2048, 4
 _SLOT = 256
 """llama-server rounds the context up to a multiple of it."""
 _EXPONENT = re.compile(rb"[0-9][eE]")
+
+
+def text_of(outbound: Outbound) -> Sequence[Any] | None:
+    """The messages of a chat that has nothing else to be read, and in them no more than text; None: of any other."""
+    body = outbound.body
+    if body is None or outbound.path != "/api/chat" or not body.keys() <= _OF_TEXT:
+        return None
+    messages = body.get("messages")
+    try:
+        return messages if type(messages) is list and all(map(_MESSAGE.issuperset, messages)) else None
+    except TypeError:  # one has no fields
+        return None
 
 
 def readable(outbound: Outbound) -> Mapping[str, Any] | None:
@@ -105,9 +117,6 @@ def prompt_of(
     No token is shorter than a byte, and all of the body's text is in its JSON, whatever its key.
     """
     size = len(written) + model.own_bytes
-    if outbound.path == "/api/chat" and body.keys() <= _OF_TEXT and not _odd(body["messages"]):
-        most = size + MESSAGE_TOKENS * len(body["messages"])
-        return capped(most, context), capped(size // 3, context)
     texts, media, rewritten = _parts(outbound.path, body)
     tokens = 0
     for data in media:
@@ -131,25 +140,12 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
         given = body.get("input")
         return len(given) if isinstance(given, list) else 1, _media(body.get("images")), False
     messages = body["messages"] if isinstance(body["messages"], list) else []
-    odd = _odd(messages)
+    odd = [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
     if not odd:
         return len(messages), [], "tools" in body
     images = [value for message in odd for key, value in message.items() if folded(key) == "images"]
     rewritten = "tools" in body or not all(message.keys() <= _WITH_IMAGES for message in odd)
     return len(messages), [image for value in images for image in _media(value)], rewritten
-
-
-def _odd(messages: Any) -> Sequence[Any]:
-    """Those with fields that a template does not write as they are; what is no list of messages, whole."""
-    if type(messages) is not list:
-        return (messages,)
-    try:
-        plain = all(map(_MESSAGE.issuperset, messages))
-    except TypeError:  # there is one without any
-        plain = False
-    return (
-        [] if plain else [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
-    )
 
 
 def _media(images: Any) -> list[str]:

@@ -264,6 +264,39 @@ def test_several_answers_add_up() -> None:
     assert (both.output, both.least_output) == (5 + DEFAULT_OUTPUT, 2)
 
 
+_MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "thinking", "tool_name", "images"]), st.text(max_size=9))
+    | st.text()
+)
+_MODELS = st.builds(
+    Model,
+    longest_context=st.none() | st.integers(1, 3000),
+    own_bytes=st.integers(0, 3000),
+    own_output=st.none() | st.integers(1, 9000),
+)
+
+
+@given(
+    _MESSAGES,
+    _MODELS,
+    st.none() | st.integers(1, 9000),
+    st.dictionaries(st.sampled_from(["stream", "tools"]), st.none()),
+)
+def test_an_answer_alone_costs_half_of_two(
+    messages: list[Any], model: Model, most: int | None, more: dict[str, Any]
+) -> None:
+    asked = outbound("/api/chat", messages=messages, **more)
+    one, both = (bound([asked] * times, Use.CHAT, model, most=most, weight=2.0) for times in (1, 2))
+    assert both == replace(
+        one,
+        prompt=2 * one.prompt,
+        prompt_estimate=2 * one.prompt_estimate,
+        output=2 * one.output,
+        least_output=2 * one.least_output,
+        shares=[*one.shares, *one.shares],
+    )
+
+
 # what costs nothing, and what cannot be held
 
 FREE = [
