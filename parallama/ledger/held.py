@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from typing import NamedTuple
 
 from parallama.immutable import maker
@@ -67,7 +66,7 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
         if not amount:
             bucket.unsure += 1
         charges.append((count, bucket, amount, part, strict))
-        ends_at = None if bucket.ends_at == inf else bucket.ends_at
+        ends_at = None if period is Period.NOW else bucket.ends_at
         if left * 5 <= most:
             scarce.append(Standing(limit, used, reserved, ends_at))
             left = max(left, 0)

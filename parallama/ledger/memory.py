@@ -52,6 +52,8 @@ class MemoryStore:
         """By subject and scope."""
         self._kept: dict[int, tuple[tuple[Limit, ...], Sequence[Asked]]] = {}
         """Limits that were asked for together, by the identity of the tuple, while all of their counts are known."""
+        self._wanted: set[Count] = set()
+        """Those that came since the last sweep, or whose standing somebody asked for."""
         self._scopes: dict[UUID, set[Scope]] = {}
         """Of the counts, by subject."""
         self._held: dict[int, Held] = {}
@@ -131,6 +133,7 @@ class MemoryStore:
         self._let_go(self._of(limits), now)
         unknown = self._unknown(limits)
         known = [(limit, self._known(limit.counter)) for limit in limits if limit.counter not in unknown]
+        self._wanted.update(count for _, count in known if count)
         return [_looked(count, now).standing(limit, now) for limit, count in known if count]
 
     def forget(self, subjects: Collection[UUID] | None) -> None:
@@ -232,12 +235,14 @@ class MemoryStore:
     def _add(self, counter: Counter) -> Count:
         subject, scope = counter
         count = self._counts[subject.int, scope] = Count(counter, self._clocks[scope.period])
+        self._wanted.add(count)
         self._scopes.setdefault(subject, set()).add(scope)
         return count
 
     def _drop(self, count: Count) -> None:
         subject, scope = count.counter
         self._stale.discard(count)
+        self._wanted.discard(count)
         self._kept.clear()
         del self._counts[subject.int, scope]
         scopes = self._scopes[subject]
@@ -249,7 +254,8 @@ class MemoryStore:
         """Forget counters that hold nothing and for which nobody asked since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
-        wanted = {one[1] for _, asked in self._kept.values() for one in asked}
+        wanted = self._wanted | {one[1] for _, asked in self._kept.values() for one in asked}
+        self._wanted.clear()
         self._kept.clear()
         self._let_go([*self._stale], now)
         for count in [*self._counts.values()]:

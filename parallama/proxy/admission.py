@@ -70,15 +70,27 @@ class Admission:
         terms = self._terms.get((id(caller.limits), exchange.gateway, name)) or self._agree(caller, exchange, name)
         if not terms.limits:
             return
-        most = terms.most_output
+        limits, most = terms.limits, terms.most_output
         model = self._catalog.described(name) if name else Model()
         cost = bound(outbounds, use, model, most=most, image_tokens=self._image_tokens, weight=terms.weight)
-        grant = await self._granted(exchange, terms.limits, cost)
-        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas else None
-        exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
+        while True:
+            unknown: Collection[Counter] | None = None
+            asked_at = time.time()  # no later than the counts are looked at, whose windows end with a whole second
+            try:
+                outcome = await self._store.reserve(exchange.id, limits, cost)
+                if not isinstance(outcome, Unknown):
+                    break
+                unknown = outcome.counters
+                await self._seeding.fill(outcome.counters)
+            except (Uncountable, Unavailable):
+                limits = _without(limits, [limit.counter for limit in limits] if unknown is None else unknown)
+                self._metrics.limit_uncounted.inc()
+        if isinstance(outcome, Refusal):
+            raise self._refused(exchange, outcome, cost, asked_at)
+        self._granted(exchange, outcome, cost)
         if most is not None:
-            exchange.output_bound = grant.output
-            if cost.output and (sent := bounded(outbounds, cost, grant.output)) is not outbounds:
+            exchange.output_bound = outcome.output
+            if cost.output and (sent := bounded(outbounds, cost, outcome.output)) is not outbounds:
                 codec.resolved(sent)
 
     def settle(self, exchange: Exchange) -> None:
@@ -109,29 +121,27 @@ class Admission:
         self._terms[id(caller.limits), exchange.gateway, name] = terms
         return terms
 
-    async def _granted(self, exchange: Exchange, limits: tuple[Limit, ...], cost: Cost) -> Grant:
-        """Of all limits that can be counted now."""
-        while True:
-            unknown: Collection[Counter] | None = None
-            asked_at = time.time()  # no later than the counts are looked at, whose windows end with a whole second
-            try:
-                outcome = await self._store.reserve(exchange.id, limits, cost)
-                if not isinstance(outcome, Unknown):
-                    break
-                unknown = outcome.counters
-                await self._seeding.fill(outcome.counters)
-            except (Uncountable, Unavailable):
-                limits = _without(limits, [limit.counter for limit in limits] if unknown is None else unknown)
-                self._metrics.limit_uncounted.inc()
-        if isinstance(outcome, Grant):
-            exchange.quotas = outcome.quotas
-            if outcome.scarce:
-                self._warnings.look(outcome.scarce)
-            return outcome
-        exchange.quotas, scarce = left_of(outcome.standings)
+    def _granted(self, exchange: Exchange, grant: Grant, cost: Cost) -> None:
+        exchange.quotas = grant.quotas
+        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas else None
+        exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
+        if grant.scarce:
+            self._warnings.look(grant.scarce)
+
+    def _refused(self, exchange: Exchange, refusal: Refusal, cost: Cost, asked_at: float) -> OverLimit:
+        exchange.quotas, scarce = left_of(refusal.standings)
         self._warnings.look(scarce)
-        self._metrics.limit_refusals.labels(outcome.standing.limit.scope.meter.value).inc()
-        raise _refused(outcome, cost, asked_at)
+        standing = refusal.standing
+        self._metrics.limit_refusals.labels(standing.limit.scope.meter.value).inc()
+        return over_limit(
+            standing.limit,
+            used=standing.used,
+            reserved=standing.reserved,
+            asked=_asked(standing.limit, cost),
+            wait_s=refusal.retry_after_s,
+            under_way=refusal.under_way,
+            now=asked_at,
+        )
 
 
 def settle_left(store: Store, row: UsageRecord) -> None:
@@ -148,19 +158,6 @@ def _without(limits: Iterable[Limit], uncounted: Collection[Counter]) -> tuple[L
     if not all(limit.open for limit in limits if limit.counter in uncounted):
         raise Unavailable("what was used cannot be counted now")
     return found
-
-
-def _refused(refusal: Refusal, cost: Cost, now: float) -> OverLimit:
-    standing = refusal.standing
-    return over_limit(
-        standing.limit,
-        used=standing.used,
-        reserved=standing.reserved,
-        asked=_asked(standing.limit, cost),
-        wait_s=refusal.retry_after_s,
-        under_way=refusal.under_way,
-        now=now,
-    )
 
 
 def _asked(limit: Limit, cost: Cost) -> int:

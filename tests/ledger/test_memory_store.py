@@ -95,10 +95,12 @@ async def test_counters_that_matter_are_remembered_however_idle(rig: Rig, store:
 
 
 async def test_a_count_that_is_asked_for_now_and_then_stays_known(rig: Rig, store: MemoryStore) -> None:
-    minute = limit(9, period=Period.MINUTE)
+    minute, shown = limit(9, period=Period.MINUTE), limit(9, period=Period.MINUTE, subject=uuid4())
     await rig.used(minute)
+    await rig.seed(shown.counter)
     for _ in range(100):
         rig.clock.now += 120
+        assert await rig.sums(shown) == (0, 0)
         id = uuid4()
         assert isinstance(await store.reserve(id, together(minute), ONE), Grant), "without the database"
         await rig.settle(id)
