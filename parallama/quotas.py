@@ -65,7 +65,7 @@ class Quota(NamedTuple):
         return None if self.reset_at is None else seconds(self.reset_at - now)
 
 
-_quota = maker(Quota)
+make_quota = maker(Quota)
 
 
 def left_of(standings: Iterable[S]) -> tuple[Sequence[Quota], Sequence[S]]:
@@ -80,7 +80,7 @@ def left_of(standings: Iterable[S]) -> tuple[Sequence[Quota], Sequence[S]]:
         if left * 5 <= amount:
             scarce.append(standing)
             left = max(left, 0)
-        quotas.append(_quota((meter, period, amount, left, reset_at)))
+        quotas.append(make_quota((meter, period, amount, left, reset_at)))
     return quotas, scarce
 
 

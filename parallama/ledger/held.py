@@ -8,9 +8,9 @@ from typing import NamedTuple
 from parallama.immutable import maker
 from parallama.ledger.amounts import NOTHING, Amounts
 from parallama.ledger.counts import Bucket, Count
-from parallama.ledger.store import Grant, Standing
+from parallama.ledger.store import Grant, Standing, make_grant
 from parallama.limits import Limit, Meter, Period
-from parallama.quotas import Quota
+from parallama.quotas import Quota, make_quota
 
 Asked = tuple[Limit, Count, int, int, bool, Meter, Period]
 """A limit with its count, the most that may be taken of it, the part of a request's Amounts that it counts, whether it
@@ -41,7 +41,7 @@ class Held(NamedTuple):
         return overrun
 
 
-_quota, _grant, _held = maker(Quota), maker(Grant), maker(Held)
+_held = maker(Held)
 
 
 def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, now: float) -> Held | None:
@@ -49,7 +49,7 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
     charges: list[_Charge] = []
     quotas: list[Quota] = []
     scarce: list[Standing] = []
-    held = _held((_grant((output, quotas, scarce, now)), weight, charges))
+    held = _held((make_grant((output, quotas, scarce, now)), weight, charges))
     for limit, count, most, part, strict, meter, period in asked:
         if now >= count.until:
             count.look(now)
@@ -70,5 +70,5 @@ def hold(asked: Sequence[Asked], amounts: Amounts, output: int, weight: float, n
         if left * 5 <= most:
             scarce.append(Standing(limit, used, reserved, ends_at))
             left = max(left, 0)
-        quotas.append(_quota((meter, period, most, left, ends_at)))
+        quotas.append(make_quota((meter, period, most, left, ends_at)))
     return held

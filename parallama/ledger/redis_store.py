@@ -14,17 +14,15 @@ from datetime import tzinfo
 from itertools import compress, count
 from uuid import UUID, uuid4
 
-from parallama.immutable import maker
 from parallama.ledger.redis_debts import Reply
 from parallama.ledger.redis_session import Session, Terms
 from parallama.ledger.redis_words import Spoken, Word, counter, name, seeded, standings
-from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown
+from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Uncountable, Unknown, make_grant
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit
 from parallama.quotas import left_of
 
 _ANY = Terms()
-_grant = maker(Grant)
 _SHIPPED_S = 3.0
 """Longest wait for the rows of other processes, which say every half second how far they are."""
 _SHIPPED_AGAIN_S = 0.05
@@ -117,7 +115,7 @@ class RedisStore:
             return _not_granted(limits, reply)
         _, output, at, used, reserved, ends, amounts = reply
         every = standings(limits, used, reserved, ends)
-        grant = _grant((output, *left_of(every), float(at)))
+        grant = make_grant((output, *left_of(every), float(at)))
         session.live[key] = grant, every, cost.weight, amounts
         return grant
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from parallama.immutable import immutable
+from parallama.immutable import immutable, maker
 from parallama.limits import Counter, Limit
 from parallama.quotas import Quota
 
@@ -49,6 +49,9 @@ class Grant(NamedTuple):
     """How those limits stand of which a fifth or less is left."""
     at: float
     """When it was reserved: Unix seconds, by the clock of whoever counts."""
+
+
+make_grant = maker(Grant)
 
 
 class Standing(NamedTuple):
