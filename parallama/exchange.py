@@ -18,7 +18,7 @@ from uuid import UUID
 from parallama.immutable import maker
 from parallama.limits import Limit
 from parallama.networks import Networks
-from parallama.quotas import Quota
+from parallama.quotas import Quotas
 
 
 class Outcome(StrEnum):
@@ -205,8 +205,8 @@ class Exchange:
     end_user: str | None = None
     ignored: Sequence[str] = ()
     """Parameters of the request that changed nothing."""
-    quotas: Sequence[Quota] = ()
-    """What is left of the limits that concern it, its own part taken away; none: nothing limits it."""
+    quotas: Quotas | None = None
+    """What is left of the limits that concern it, its own part taken away; None: nothing limits it."""
     charged_at: datetime | None = None
     """As UsageRecord has it."""
     prompt_estimate: int | None = None

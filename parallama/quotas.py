@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil, inf
-from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
@@ -45,10 +44,6 @@ _WINDOWS_S = {Period.MINUTE: 60, Period.HOUR: 3600, Period.DAY: 86_400}
 _UNITS = {Meter.REQUESTS: "requests", Meter.CONCURRENCY: "concurrent-requests"}
 
 
-S = TypeVar("S", bound=tuple[Limit, int, int, float | None])
-"""How a limit stands: what is used of it and what is reserved, and when that begins anew, as Quota has it."""
-
-
 class Quota(NamedTuple):
     """What is left of one limit of the caller."""
 
@@ -65,23 +60,81 @@ class Quota(NamedTuple):
         return None if self.reset_at is None else seconds(self.reset_at - now)
 
 
-make_quota = maker(Quota)
+S = TypeVar("S", bound=tuple[Limit, int, int, float | None])
+"""How a limit stands: what is used of it and what is reserved, and when that begins anew, as Quota has it."""
+
+Rule = tuple[Meter, Period, int]
+"""What a limit is, for those to whom its quota is told: so much of a meter in a period."""
 
 
-def left_of(standings: Iterable[S]) -> tuple[Sequence[Quota], Sequence[S]]:
-    """What is left of each limit, and the standings of those of which that is a fifth or less."""
-    quotas: list[Quota] = []
+class Policies(NamedTuple):
+    """Several limits, as all answers tell them that have these."""
+
+    rules: Sequence[Rule]
+    names: Sequence[str]
+    """Of the policies of draft-ietf-httpapi-ratelimit-headers-10, quoted."""
+    field: str
+    """`RateLimit-Policy`."""
+    plain: bool
+    """Whether no two have one name, and none is too large for the field."""
+
+
+class Quotas(NamedTuple):
+    """What is left of several limits, in columns: as Quota has it, but that a count begins anew at `inf` where time
+    changes nothing."""
+
+    policies: Policies
+    remaining: Sequence[int]
+    resets: Sequence[float]
+
+    def each(self) -> Sequence[Quota]:
+        """One for each limit."""
+        columns = zip(self.policies.rules, self.remaining, self.resets, strict=True)
+        return [Quota(*rule, left, None if reset == inf else reset) for rule, left, reset in columns]
+
+
+make_quotas = maker(Quotas)
+
+
+@lru_cache(4096)
+def policies_of(rules: tuple[Rule, ...]) -> Policies:
+    """Of such limits, in their order."""
+    words = [_words(*rule) for rule in rules]
+    names = [name for name, _ in words]
+    plain = len({*names}) == len(names) and all(amount <= _MOST for *_, amount in rules)
+    return Policies(rules, names, ", ".join([policy for _, policy in words]), plain)
+
+
+def policies_of_limits(limits: Iterable[Limit]) -> Policies:
+    """Of these, in their order."""
+    return policies_of(tuple((limit.scope.meter, limit.scope.period, limit.amount) for limit in limits))
+
+
+def quotas_of(quotas: Iterable[Quota]) -> Quotas:
+    """In columns."""
+    rules, remaining, resets = [], [], []
+    for meter, period, amount, left, reset_at in quotas:
+        rules.append((meter, period, amount))
+        remaining.append(left)
+        resets.append(inf if reset_at is None else reset_at)
+    return Quotas(policies_of(tuple(rules)), remaining, resets)
+
+
+def left_of(policies: Policies, standings: Iterable[S]) -> tuple[Quotas, Sequence[S]]:
+    """What is left of the limits that have these policies, and the standings of those of which that is a fifth or
+    less."""
+    remaining: list[int] = []
+    resets: list[float] = []
     scarce: list[S] = []
     for standing in standings:
         limit, used, reserved, reset_at = standing
-        _, _, meter, period = limit.scope
-        amount = limit.amount
-        left = amount - used - reserved
-        if left * 5 <= amount:
+        left = limit.amount - used - reserved
+        if left * 5 <= limit.amount:
             scarce.append(standing)
             left = max(left, 0)
-        quotas.append(make_quota((meter, period, amount, left, reset_at)))
-    return quotas, scarce
+        remaining.append(left)
+        resets.append(inf if reset_at is None else reset_at)
+    return make_quotas((policies, remaining, resets)), scarce
 
 
 def tightest(quotas: Iterable[Quota], *meters: Meter) -> Quota | None:
@@ -89,33 +142,44 @@ def tightest(quotas: Iterable[Quota], *meters: Meter) -> Quota | None:
     return min((quota for quota in quotas if quota.meter in meters), key=_left, default=None)
 
 
-_remaining = attrgetter("remaining")
-
-
 def _left(quota: Quota) -> tuple[int, float]:
     return quota.remaining, -(inf if quota.reset_at is None else quota.reset_at)
 
 
-def neutral_headers(quotas: Iterable[Quota], now: float) -> dict[str, str]:
-    """`RateLimit-Policy` and `RateLimit`, the tightest limit first; of one meter and period only the tightest.
+def neutral_headers(quotas: Quotas, now: float) -> dict[str, str]:
+    """`RateLimit-Policy`, and `RateLimit` with the tightest limit first; of one meter and period only the tightest.
 
     draft-ietf-httpapi-ratelimit-headers-10. It has no unit for tokens, and what names none counts requests: `tokens`
     is ours.
     """
-    policies: list[str] = []
-    states: dict[str, str] = {}
-    for meter, period, limit, left, reset_at in sorted(quotas, key=_remaining):
-        name, policy = _words(meter, period, limit)
-        if name in states:
-            continue
-        policies.append(policy)
-        if left > _MOST:
-            left = _MOST
-        if reset_at is None:
-            states[name] = f"{name};r={left}"
-        else:
-            states[name] = f"{name};r={left};t={ceil(reset_at - now) if reset_at > now else 0}"
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states.values())}
+    policies, remaining, resets = quotas
+    if not policies.plain:
+        return neutral_headers(_plain(quotas), now)
+    states = [
+        f"{name};r={left};t={ceil(reset - now)}" if now < reset < inf else f"{name};r={left}{_over(reset)}"
+        for left, name, reset in sorted(zip(remaining, policies.names, resets, strict=True))
+    ]
+    return {"RateLimit-Policy": policies.field, "RateLimit": ", ".join(states)}
+
+
+def _over(reset: float) -> str:
+    """Of what begins anew now, or never."""
+    return "" if reset == inf else ";t=0"
+
+
+def _plain(quotas: Quotas) -> Quotas:
+    """Of those with one name the tightest, with no number that the fields cannot say."""
+    policies, remaining, resets = quotas
+    tightest = {
+        policies.names[place]: place for place in sorted(range(len(remaining)), key=remaining.__getitem__)[::-1]
+    }
+    places = sorted(tightest.values())
+    rules = [policies.rules[place] for place in places]
+    return Quotas(
+        policies_of(tuple((meter, period, min(amount, _MOST)) for meter, period, amount in rules)),
+        [min(remaining[place], _MOST) for place in places],
+        [resets[place] for place in places],
+    )
 
 
 def seconds(time_s: float) -> int:
@@ -123,13 +187,12 @@ def seconds(time_s: float) -> int:
     return ceil(time_s) if time_s > 0 else 0
 
 
-@lru_cache(1024)
 def _words(meter: Meter, period: Period, limit: int) -> tuple[str, str]:
     """The name of its policy, quoted, and the policy."""
     title = meter if period is Period.NOW else f"{meter}-{period}"
     name = f'"{title.replace("_", "-")}"'
     window = f";w={_WINDOWS_S[period]}" if period in _WINDOWS_S else ""
-    return name, f'{name};q={min(limit, _MOST)};qu="{_UNITS.get(meter, "tokens")}"{window}'
+    return name, f'{name};q={limit};qu="{_UNITS.get(meter, "tokens")}"{window}'
 
 
 def over_limit(

@@ -21,7 +21,7 @@ from parallama.limits import EVERY, Limit, Meter, Period, Scope
 from parallama.proxy.keys import EXCHANGE
 from parallama.proxy.mounts import mount
 from parallama.proxy.relay import Relay
-from parallama.quotas import Quota, over_limit
+from parallama.quotas import Quota, over_limit, quotas_of
 
 USER = UUID(int=7)
 NOW = 1_795_276_799.5
@@ -54,7 +54,7 @@ class Limits:
 
     def judge(self, request: web.Request) -> None:
         self.asked += 1
-        request[EXCHANGE].quotas = self.quotas
+        request[EXCHANGE].quotas = quotas_of(self.quotas) if self.quotas else None
         if self.refusal is not None:
             raise self.refusal
 

@@ -29,7 +29,7 @@ from parallama.exchange import Exchange, IdGenerator
 from parallama.gateway.api import Gateway, Reply, ReplyFacts, Route
 from parallama.limits import Meter, Period
 from parallama.proxy.headers import adds, sound
-from parallama.quotas import Quota, left_of, neutral_headers, tightest
+from parallama.quotas import Quota, left_of, neutral_headers, policies_of_limits, quotas_of, tightest
 from parallama.testing import FakeOllama
 
 MIDNIGHT = NOW + 8 * 3600 + 0.5
@@ -67,9 +67,9 @@ ANTHROPIC = {
     "anthropic-ratelimit-output-tokens-reset": "2026-12-01T16:00:00Z",
 }
 NEUTRAL = {
-    "RateLimit-Policy": '"output-tokens-month";q=900;qu="tokens", "concurrency";q=4;qu="concurrent-requests", '
-    '"requests-day";q=100;qu="requests";w=86400, "total-tokens-day";q=1000;qu="tokens";w=86400, '
-    '"requests-hour";q=60;qu="requests";w=3600, "prompt-tokens-minute";q=800;qu="tokens";w=60',
+    "RateLimit-Policy": '"requests-hour";q=60;qu="requests";w=3600, "requests-day";q=100;qu="requests";w=86400, '
+    '"total-tokens-day";q=1000;qu="tokens";w=86400, "prompt-tokens-minute";q=800;qu="tokens";w=60, '
+    '"output-tokens-month";q=900;qu="tokens", "concurrency";q=4;qu="concurrent-requests"',
     "RateLimit": '"output-tokens-month";r=0;t=864000, "concurrency";r=1, "requests-day";r=3;t=28801, '
     '"total-tokens-day";r=20;t=28801, "requests-hour";r=59;t=1, "prompt-tokens-minute";r=700;t=61',
 }
@@ -83,7 +83,9 @@ OF_LIMITS = re.compile("ratelimit", re.IGNORECASE).search
 
 
 def exchange(quotas: Sequence[Quota] = ()) -> Exchange:
-    return Exchange(id=IdGenerator()(), client_request_id=None, gateway="plain", quotas=quotas)
+    return Exchange(
+        id=IdGenerator()(), client_request_id=None, gateway="plain", quotas=quotas_of(quotas) if quotas else None
+    )
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.__name__)
@@ -113,10 +115,11 @@ def test_the_tightest_has_the_least_left_and_of_equals_lasts_longest() -> None:
 @given(amount=st.integers(0, 2**53 - 1), taken=st.integers(0, 2**54))
 def test_less_than_nothing_is_never_left(amount: int, taken: int) -> None:
     standing = limit(Meter.TOTAL_TOKENS, Period.DAY, amount), taken // 2, taken - taken // 2, MIDNIGHT
-    (quota,), scarce = left_of([standing])
+    quotas, scarce = left_of(policies_of_limits([standing[0]]), [standing])
+    (quota,) = quotas.each()
     assert bool(scarce) == (5 * (amount - taken) <= amount), "a fifth or less is left"
     assert quota.remaining == max(0, amount - taken)
-    numbers = re.findall(";[qrwt]=([0-9]+)", str(neutral_headers([quota], NOW)))
+    numbers = re.findall(";[qrwt]=([0-9]+)", str(neutral_headers(quotas, NOW)))
     assert max(map(len, numbers)) <= 15, "RFC 9651 has no longer integers"
 
 
@@ -155,7 +158,7 @@ def test_a_strangers_gateway_is_handed_the_quotas_and_tells_them_in_neutral_head
     gateway = Strange()
     got = sound(gateway, "1", exchange(QUOTAS))
     assert gateway.facts is not None
-    assert (gateway.facts.quotas, gateway.facts.at > NOW - 10 * 365 * 86_400) == (QUOTAS, True)
+    assert ([*gateway.facts.quotas], gateway.facts.at > NOW - 10 * 365 * 86_400) == ([*QUOTAS], True)
     assert got["x-strange"] == "yes"
     assert got["RateLimit-Policy"] == NEUTRAL["RateLimit-Policy"]
 

@@ -18,7 +18,7 @@ from parallama.gateway.heads import Head as Head
 from parallama.gateway.heads import Reply as Reply
 from parallama.gateway.heads import ReplyFacts as ReplyFacts
 from parallama.immutable import immutable
-from parallama.quotas import neutral_headers
+from parallama.quotas import neutral_headers, quotas_of
 
 API = 1
 """The generation of this API; rises when a gateway written against an older one would break."""
@@ -287,4 +287,4 @@ class Gateway(ABC):
     def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
         """Headers that tell `facts.quotas`, in this dialect's names; asked for answers and errors where there are some.
         As it is, `RateLimit-Policy` and `RateLimit`, which are in no dialect's way."""
-        return neutral_headers(facts.quotas, facts.at)
+        return neutral_headers(quotas_of(facts.quotas), facts.at)

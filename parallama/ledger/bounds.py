@@ -32,6 +32,7 @@ DEFAULT_OUTPUT = 4096
 UNBOUNDED = 1 << 40
 """Tokens of a request that nothing can hold: more than any limit has, so that whoever has one cannot send it."""
 
+_OPTIONS = b',"options":'
 _COUNT_OUTPUT = (Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS)
 _WITHOUT_TOKENS = (Use.LIST, Use.SHOW, Use.MANAGE)
 
@@ -57,8 +58,8 @@ def bound(
     though nothing holds the node to it. A request that needs no tokens costs none; one that could not be held to any
     bound costs UNBOUNDED.
     """
-    if len(outbounds) == 1 and (messages := text_of(outbounds[0])):
-        return _of_text(outbounds[0], len(messages), model, most or DEFAULT_OUTPUT, weight)
+    if len(outbounds) == 1 and (body := outbounds[0].body) and (messages := text_of(outbounds[0])):
+        return _of_text(body, len(messages), model, most or DEFAULT_OUTPUT, weight)
     prompt = estimate = output = least = 0
     shares = []
     for outbound in outbounds:
@@ -67,9 +68,10 @@ def bound(
             if _may_generate(outbound, use):
                 return _unbounded(weight)
         elif body.get(PROMPT[outbound.path]):
-            context, written = context_of(body, model), orjson.dumps(outbound.body)
+            context = context_of(body, model)
+            written, size = _written(outbound.body or {})
             share = _share(outbound.path, body, model, context, most or DEFAULT_OUTPUT, written)
-            one, probable = prompt_of(outbound, body, model, context, image_tokens, written)
+            one, probable = prompt_of(outbound, body, model, context, image_tokens, written, size)
             prompt, estimate = prompt + one, estimate + probable
             if share.runs > 1:  # the second reads the same, and what was thought in the first
                 prompt += capped(one + share.output + MESSAGE_TOKENS, context)
@@ -82,15 +84,21 @@ def bound(
     )
 
 
-def _of_text(outbound: Outbound, messages: int, model: Model, most: int, weight: float) -> Bound:
+def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, weight: float) -> Bound:
     """Of a single chat of text alone: the same as of any other, in a third of the time."""
-    written = orjson.dumps(outbound.body)
-    size, context, own = len(written) + model.own_bytes, model.longest_context, model.own_output
+    context, own, asked = model.longest_context, model.own_output, None
+    written, size = _written(body)
+    if options := body.get("options"):
+        if "num_ctx" in options:
+            context = context_of(body, model)
+        if (given := options.get("num_predict")) is not None:
+            own = asked = _asked(given, context)
+    size += model.own_bytes
     prompt, estimate = size + MESSAGE_TOKENS * messages, size // 3
     if context is not None:
         prompt, estimate, most = capped(prompt, context), capped(estimate, context), min(most, 10 * context)
     output = most if own is None else min(own, most)
-    share = _made_share((1, output, None, written))
+    share = _made_share((1, output, asked, written))
     return Bound(prompt=prompt, prompt_estimate=estimate, output=output, least_output=1, weight=weight, shares=(share,))
 
 
@@ -156,12 +164,21 @@ def _output_of(numbered: tuple[int, _Share]) -> int:
 
 
 def _with_bound(outbound: Outbound, tokens: int, written: bytes) -> Outbound:
-    body = outbound.body or {}
-    if "options" in body:
-        return outbound.saying({**body, "options": {**(body["options"] or {}), "num_predict": tokens}})
-    # as it would be if all were written anew
-    raw = b'%b,"options":{"num_predict":%d}}' % (written[:-1], tokens)
-    return outbound.saying({**body, "options": {"num_predict": tokens}}, raw)
+    body = {**(outbound.body or {})}
+    options = {**(body.pop("options", None) or {}), "num_predict": tokens}
+    body["options"] = options  # the last one, as in what is sent
+    return outbound.saying(body, b"%b%b%b}" % (written[:-1], _OPTIONS, orjson.dumps(options)))
+
+
+def _written(body: Mapping[str, Any]) -> tuple[bytes, int]:
+    """All of it as JSON but its options, and how many bytes it has with them."""
+    if "options" not in body:
+        written = orjson.dumps(body)
+        return written, len(written)
+    rest = {**body}
+    options = orjson.dumps(rest.pop("options"))
+    written = orjson.dumps(rest)
+    return written, len(written) + len(_OPTIONS) + len(options)
 
 
 class _Share(NamedTuple):
@@ -174,7 +191,7 @@ class _Share(NamedTuple):
     asked: int | None
     """Tokens to which the client itself holds a run; None: it does not."""
     written: bytes
-    """The body as JSON."""
+    """All of the body as JSON, but its options."""
 
 
 _made_share = maker(_Share)
@@ -204,14 +221,21 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
         return _NO_OUTPUT
     options = body.get("options")
     given = options.get("num_predict") if options else None
-    # 0 is no bound to Ollama, and more than ten contexts are ten, as are negative numbers
     longest = UNBOUNDED if context is None else 10 * context
     asked, own = None, model.own_output
     if given is not None:
-        number = whole(given)
-        own = asked = min(number, longest) if number and number > 0 else None
+        own = asked = _asked(given, context)
     tokens = min(longest, most) if own is None else min(own, longest, most)
     return _made_share((_runs(path, model) if "format" in body else 1, tokens, asked, written))
+
+
+def _asked(given: Any, context: int | None) -> int | None:
+    """What a client's `num_predict` holds an answer to; None: to nothing. 0 is no bound to Ollama, and more than ten
+    contexts are ten, as are negative numbers."""
+    number = whole(given)
+    if not number or number < 0:
+        return None
+    return number if context is None else min(number, 10 * context)
 
 
 def _runs(path: str, model: Model) -> int:

@@ -16,9 +16,9 @@ from itertools import count as numbers
 from math import inf
 from uuid import UUID
 
-from parallama.ledger.amounts import NOTHING, amounts_of, amounts_spent, part_of
+from parallama.ledger.amounts import NOTHING, amounts_of, amounts_spent
 from parallama.ledger.counts import Count, clocks
-from parallama.ledger.held import Asked, Held, hold
+from parallama.ledger.held import Asked, Held, asked_of, hold
 from parallama.ledger.room import least_output, most_output, refusal
 from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknown
 from parallama.ledger.windows import CALENDAR
@@ -50,7 +50,7 @@ class MemoryStore:
         # by plain numbers, here and below: a UUID takes long to be hashed
         self._counts: dict[tuple[int, Scope], Count] = {}
         """By subject and scope."""
-        self._kept: dict[int, tuple[tuple[Limit, ...], Sequence[Asked]]] = {}
+        self._kept: dict[int, tuple[tuple[Limit, ...], Asked]] = {}
         """Limits that were asked for together, by the identity of the tuple, while all of their counts are known."""
         self._wanted: set[Count] = set()
         """Those that came since the last sweep, or whose standing somebody asked for."""
@@ -88,7 +88,7 @@ class MemoryStore:
             self._doubt()
         self._last = now
         if not limits:
-            return Grant(cost.output, (), (), now)
+            return Grant(cost.output, None, (), now)
         if now >= self._sweep_at:
             self._sweep(now)
         if self._stale:
@@ -185,18 +185,11 @@ class MemoryStore:
         for count in self._counts.values():
             count.doubt()
 
-    def _keep(self, limits: tuple[Limit, ...]) -> Sequence[Asked] | Unknown:
+    def _keep(self, limits: tuple[Limit, ...]) -> Asked | Unknown:
         """The limits with their counts. No count goes while they are kept, and neither does the tuple."""
         if unknown := self._unknown(limits):
             return Unknown({one: self._asked.setdefault(one, str(next(self._words))) for one in unknown})
-        asked = [
-            # a limit of 0 lets nothing through, whatever it costs
-            (
-                *(limit, self._counts[limit.subject.int, limit.scope], limit.amount or -1, part_of(limit)),
-                *(limit.strict, limit.scope.meter, limit.scope.period),
-            )
-            for limit in limits
-        ]
+        asked = asked_of((limit, self._counts[limit.subject.int, limit.scope]) for limit in limits)
         if len(self._kept) >= _KEPT:
             self._kept.clear()
         self._kept[identity(limits)] = limits, asked
@@ -254,7 +247,7 @@ class MemoryStore:
         """Forget counters that hold nothing and for which nobody asked since the last sweep."""
         self._sweep_at = now + _SWEEP_S
         self._asked.clear()  # who still waits asks again
-        wanted = self._wanted | {one[1] for _, asked in self._kept.values() for one in asked}
+        wanted = self._wanted | {part[0] for _, asked in self._kept.values() for part in asked.parts}
         self._wanted.clear()
         self._kept.clear()
         self._let_go([*self._stale], now)
@@ -264,18 +257,23 @@ class MemoryStore:
                 self._drop(count)
 
 
-def _squeezed(asked: Sequence[Asked], cost: Cost, now: float) -> Held | Refusal:
+def _squeezed(asked: Asked, cost: Cost, now: float) -> Held | Refusal:
     """With less output, where there is no room for all of it."""
-    counts = [(limit, _looked(count, now)) for limit, count, *_ in asked]
+    counts = _looked_at(asked, now)
     output = min([most_output(limit, count, cost) for limit, count in counts])
     held = hold(asked, amounts_of(cost, output), output, cost.weight, now) if output >= least_output(cost) else None
     return held or refusal(counts, cost, now)
 
 
-def _refused(asked: Sequence[Asked], now: float) -> Refusal:
+def _refused(asked: Asked, now: float) -> Refusal:
     """Of a request that has ended."""
-    standings = [_looked(count, now).standing(limit, now) for limit, count, *_ in asked]
+    standings = [count.standing(limit, now) for limit, count in _looked_at(asked, now)]
     return Refusal(standings[0], None, False, standings)
+
+
+def _looked_at(asked: Asked, now: float) -> Sequence[tuple[Limit, Count]]:
+    """The limits with their counts as they are now."""
+    return [(limit, _looked(count, now)) for count, *_, limit in asked.parts]
 
 
 def _looked(count: Count, now: float) -> Count:

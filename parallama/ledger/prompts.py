@@ -28,8 +28,8 @@ _FIELDS = frozenset(
 _FIELDS |= {"tools", "format", "think", "options", "stream", "keep_alive", "truncate", "shift", "dimensions"}
 _MAP = (dict, type(None))
 _LOOKED_INTO = ("messages", "input", "images", "context")
-_OF_TEXT = frozenset(("model", "messages", "stream", "keep_alive"))
-"""Fields of a chat that says nothing of its cost beside its messages."""
+_OF_TEXT = frozenset(("model", "messages", "stream", "keep_alive", "think", "options", "tools"))
+"""Fields of a chat that says nothing of its prompt beside its messages, if it has no tools."""
 _MESSAGE = frozenset(("role", "content", "thinking", "tool_name", "tool_call_id"))
 """Fields of a message that a template writes as they are."""
 _WITH_IMAGES = _MESSAGE | {"images"}
@@ -47,9 +47,12 @@ _EXPONENT = re.compile(rb"[0-9][eE]")
 
 
 def text_of(outbound: Outbound) -> Sequence[Any] | None:
-    """The messages of a chat that has nothing else to be read, and in them no more than text; None: of any other."""
+    """The messages of a chat that has nothing else to be read, and in them no more than text; None: of any other. Its
+    options, if there are some, are a dict."""
     body = outbound.body
-    if body is None or outbound.path != "/api/chat" or not body.keys() <= _OF_TEXT:
+    if body is None or outbound.path != "/api/chat" or not body.keys() <= _OF_TEXT or body.get("tools"):
+        return None
+    if "options" in body and type(body["options"]) is not dict:
         return None
     messages = body.get("messages")
     try:
@@ -109,14 +112,20 @@ def capped(tokens: int, context: int | None, texts: int = 1) -> int:
 
 
 def prompt_of(
-    outbound: Outbound, body: Mapping[str, Any], model: Model, context: int | None, image_tokens: int, written: bytes
+    outbound: Outbound,
+    body: Mapping[str, Any],
+    model: Model,
+    context: int | None,
+    image_tokens: int,
+    written: bytes,
+    size: int,
 ) -> tuple[int, int]:
     """Tokens that the prompt may have, and those that it probably has. `body` is what `readable` says, `written` the
-    outbound's as JSON.
+    outbound's as JSON without its options, and `size` its bytes with them.
 
     No token is shorter than a byte, and all of the body's text is in its JSON, whatever its key.
     """
-    size = len(written) + model.own_bytes
+    size += model.own_bytes
     texts, media, rewritten = _parts(outbound.path, body)
     tokens = 0
     for data in media:
@@ -142,9 +151,9 @@ def _parts(path: str, body: Mapping[str, Any]) -> tuple[int, list[str], bool]:
     messages = body["messages"] if isinstance(body["messages"], list) else []
     odd = [message for message in messages if type(message) is dict and not message.keys() <= _MESSAGE]
     if not odd:
-        return len(messages), [], "tools" in body
+        return len(messages), [], bool(body.get("tools"))
     images = [value for message in odd for key, value in message.items() if folded(key) == "images"]
-    rewritten = "tools" in body or not all(message.keys() <= _WITH_IMAGES for message in odd)
+    rewritten = bool(body.get("tools")) or not all(message.keys() <= _WITH_IMAGES for message in odd)
     return len(messages), [image for value in images for image in _media(value)], rewritten
 
 

@@ -99,10 +99,11 @@ class RedisStore:
         if (held := session.live.get(key)) is not None:
             return held[0]
         if not limits:
-            return Grant(cost.output, (), (), session.time())
+            return Grant(cost.output, None, (), session.time())
         if not session.answers:
             raise Uncountable
-        least, spoken = min(cost.least_output, cost.output), self._spoken.of(limits)
+        spoken, policies = self._spoken.of(limits)
+        least = min(cost.least_output, cost.output)
         words = (key, cost.output, least, cost.weight, cost.prompt, cost.prompt_estimate, spoken)
         answered = False
         try:
@@ -115,7 +116,7 @@ class RedisStore:
             return _not_granted(limits, reply)
         _, output, at, used, reserved, ends, amounts = reply
         every = standings(limits, used, reserved, ends)
-        grant = make_grant((output, *left_of(every), float(at)))
+        grant = make_grant((output, *left_of(policies, every), float(at)))
         session.live[key] = grant, every, cost.weight, amounts
         return grant
 

@@ -11,6 +11,7 @@ import orjson
 from parallama.immutable import maker
 from parallama.ledger.store import Grant, Standing
 from parallama.limits import Counter, Limit, Meter, Period, Scope
+from parallama.quotas import Policies, policies_of_limits
 
 Word = str | int | float | orjson.Fragment
 """What JSON can say."""
@@ -26,15 +27,16 @@ class Spoken:
     """What the script is told of limits, made once for those of a caller, which come again with each request."""
 
     def __init__(self) -> None:
-        self._words: dict[int, tuple[tuple[Limit, ...], orjson.Fragment]] = {}
+        self._words: dict[int, tuple[tuple[Limit, ...], tuple[orjson.Fragment, Policies]]] = {}
         """By the id of a tuple, which stays its own since the tuple is kept too: to hash limits takes longer."""
 
-    def of(self, limits: tuple[Limit, ...]) -> orjson.Fragment:
-        """A list of their number, and of each what `name` says, its amount, and 1 if it is strict."""
+    def of(self, limits: tuple[Limit, ...]) -> tuple[orjson.Fragment, Policies]:
+        """A list of their number, and of each what `name` says, its amount, and 1 if it is strict; and how they are
+        told to clients."""
         if (found := self._words.get(id(limits))) is None:
             if len(self._words) >= _MOST:
                 self._words.clear()
-            found = self._words[id(limits)] = limits, _spoken(limits)
+            found = self._words[id(limits)] = limits, (_spoken(limits), policies_of_limits(limits))
         return found[1]
 
 

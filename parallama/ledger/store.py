@@ -12,7 +12,7 @@ from uuid import UUID
 
 from parallama.immutable import immutable, maker
 from parallama.limits import Counter, Limit
-from parallama.quotas import Quota
+from parallama.quotas import Quotas
 
 
 @immutable
@@ -43,8 +43,8 @@ class Grant(NamedTuple):
 
     output: int
     """Most tokens that its answers may have together; at most what was asked for."""
-    quotas: Sequence[Quota]
-    """Of every limit, in their order, with this request's part reserved."""
+    quotas: Quotas | None
+    """Of every limit, in their order, with this request's part reserved; None: there are none."""
     scarce: Sequence[Standing]
     """How those limits stand of which a fifth or less is left."""
     at: float

@@ -26,7 +26,7 @@ from parallama.metrics import Metrics
 from parallama.nodes.catalog import Catalog
 from parallama.proxy.speeds import COSTLY
 from parallama.proxy.warnings import Warnings
-from parallama.quotas import left_of, over_limit
+from parallama.quotas import left_of, over_limit, policies_of_limits
 
 _MOST_TERMS = 10_000
 _LONGEST_NAME = 512
@@ -95,7 +95,7 @@ class Admission:
 
     def settle(self, exchange: Exchange) -> None:
         """The exchange has ended: count what it has cost, if it was admitted under limits."""
-        if not exchange.quotas:
+        if exchange.quotas is None:
             return
         if exchange.node is None:
             self._store.cancel(exchange.id)
@@ -123,13 +123,15 @@ class Admission:
 
     def _granted(self, exchange: Exchange, grant: Grant, cost: Cost) -> None:
         exchange.quotas = grant.quotas
-        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas else None
+        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas is not None else None
         exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
         if grant.scarce:
             self._warnings.look(grant.scarce)
 
     def _refused(self, exchange: Exchange, refusal: Refusal, cost: Cost, asked_at: float) -> OverLimit:
-        exchange.quotas, scarce = left_of(refusal.standings)
+        exchange.quotas, scarce = left_of(
+            policies_of_limits([limit for limit, *_ in refusal.standings]), refusal.standings
+        )
         self._warnings.look(scarce)
         standing = refusal.standing
         self._metrics.limit_refusals.labels(standing.limit.scope.meter.value).inc()

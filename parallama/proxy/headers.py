@@ -66,16 +66,16 @@ def client_request_id(headers: Mapping[str, str]) -> str | None:
 
 def adds(gateway: Gateway, exchange: Exchange) -> bool:
     """Whether the gateway may have headers for the answer."""
-    return bool(exchange.quotas) or type(gateway).headers is not Gateway.headers
+    return exchange.quotas is not None or type(gateway).headers is not Gateway.headers
 
 
 def sound(gateway: Gateway, request_id: str, exchange: Exchange) -> dict[str, str]:
     """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
+    quotas, now = exchange.quotas, time.time()
     if type(gateway).rate_limits is Gateway.rate_limits and type(gateway).headers is Gateway.headers:
-        return neutral_headers(exchange.quotas, time.time()) if exchange.quotas else {}
-    facts = ReplyFacts(
-        request_id=request_id, node=exchange.node, model=exchange.model, quotas=exchange.quotas, at=time.time()
-    )
+        return {} if quotas is None else neutral_headers(quotas, now)
+    told = () if quotas is None else quotas.each()
+    facts = ReplyFacts(request_id=request_id, node=exchange.node, model=exchange.model, quotas=told, at=now)
     try:
         headers = dict(gateway.headers(facts))
         if facts.quotas:

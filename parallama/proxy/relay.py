@@ -183,7 +183,9 @@ class Relay:
 def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:
     """Where a limit counts tokens and the node has answered without saying how many the prompt had, as it does of
     `/api/embeddings`: with an estimate, or it would cost nothing."""
-    if not usage.final or usage.prompt_tokens is not None or tightest(exchange.quotas, *TOKENS) is None:
+    if not usage.final or usage.prompt_tokens is not None or exchange.quotas is None:
+        return usage
+    if tightest(exchange.quotas.each(), *TOKENS) is None:
         return usage
     return replace(usage, prompt_tokens=estimated_prompt(codec.outbounds), final=False)
 

@@ -195,7 +195,8 @@ class WindowSuite:
             Standing(slots, 0, 1, None),
         ]
         assert [*await rig.store.standings([hour, minute, slots])] == standings
-        assert [*grant.quotas] == [
+        assert grant.quotas is not None
+        assert [*grant.quotas.each()] == [
             Quota(Meter.TOTAL_TOKENS, Period.HOUR, 500, 385, at("2030-05-15 11:00")),
             Quota(Meter.REQUESTS, Period.MINUTE, 9, 7, rig.clock.now + 61),
             Quota(Meter.CONCURRENCY, Period.NOW, 2, 1, None),
@@ -211,4 +212,5 @@ class WindowSuite:
         await rig.used(minute)
         _, grant = await rig.granted([minute, hour], tokens(0, 1))
         assert [*grant.scarce] == [await rig.standing(minute), await rig.standing(hour)]
-        assert [quota.remaining for quota in grant.quotas] == [1, 20]
+        assert grant.quotas is not None
+        assert [*grant.quotas.remaining] == [1, 20]

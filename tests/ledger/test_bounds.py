@@ -276,12 +276,24 @@ _MODELS = st.builds(
 )
 
 
-@given(
-    _MESSAGES,
-    _MODELS,
-    st.none() | st.integers(1, 9000),
-    st.dictionaries(st.sampled_from(["stream", "tools"]), st.none()),
+_NUMBERS = st.none() | st.integers(-2, 9000) | st.floats(-2, 9000) | st.just("5")
+_OPTIONS = st.fixed_dictionaries(
+    {}, optional={"num_predict": _NUMBERS, "num_ctx": _NUMBERS, "stop": st.lists(st.text(max_size=3), max_size=2)}
 )
+_MORE = st.fixed_dictionaries(
+    {},
+    optional={
+        "options": st.none() | _OPTIONS,
+        "tools": st.sampled_from([None, [], [{"type": "<"}]]),
+        "think": st.booleans(),
+        "format": st.just("json"),
+        "stream": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=400)
+@given(_MESSAGES, _MODELS, st.none() | st.integers(1, 9000), _MORE)
 def test_an_answer_alone_costs_half_of_two(
     messages: list[Any], model: Model, most: int | None, more: dict[str, Any]
 ) -> None:
@@ -295,6 +307,9 @@ def test_an_answer_alone_costs_half_of_two(
         least_output=2 * one.least_output,
         shares=[*one.shares, *one.shares],
     )
+    if one.output:
+        (sent,) = held([asked], model, one.least_output)
+        assert sent.body is asked.body or sent.raw == orjson.dumps(sent.body)
 
 
 # what costs nothing, and what cannot be held
@@ -408,7 +423,6 @@ def test_only_what_asks_for_more_is_changed() -> None:
     first, second = held(asked, PLAIN, 13)
     assert first is asked[0]
     assert second.body == {**(asked[1].body or {}), "options": {"num_predict": 8, "seed": 4}}
-    assert second.raw is None
     assert (asked[1].body or {})["options"]["num_predict"] == 9
     assert second.body["messages"] is (asked[1].body or {})["messages"]
 
