@@ -32,7 +32,7 @@ def part_of(limit: Limit) -> int:
 
 def amounts_of(cost: Cost, output: int) -> Amounts:
     """What a request takes that is granted so much output, until it is settled."""
-    prompt, probable, weight = cost.prompt, cost.prompt_estimate, cost.weight
+    prompt, probable, _, _, weight, _ = cost
     if weight == 1:
         return 1, prompt, output, prompt + output, probable, probable + output, 1
     tokens = prompt, output, prompt + output, probable, probable + output

@@ -7,13 +7,12 @@ granted. They go by what Ollama makes of a native body; who may spend how much i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from parallama.gateway.api import Outbound, Use
 from parallama.gateway.described import MESSAGE_TOKENS, Model
-from parallama.immutable import immutable, maker
 from parallama.ledger.prompts import (
     IMAGE_TOKENS,
     PROMPT,
@@ -24,7 +23,7 @@ from parallama.ledger.prompts import (
     text_of,
     whole,
 )
-from parallama.ledger.store import Cost
+from parallama.ledger.store import Cost, Share, make_cost, make_share
 from parallama.limits import Limit, Meter
 
 DEFAULT_OUTPUT = 4096
@@ -47,11 +46,10 @@ def bound(
     outbounds: Sequence[Outbound],
     use: Use,
     model: Model,
-    *,
     most: int | None = None,
     image_tokens: int = IMAGE_TOKENS,
     weight: float = 1.0,
-) -> Bound:
+) -> Cost:
     """What all of `outbounds` together can cost, all of them of `model`.
 
     `most` is what `most_output` says; with None no limit asks for the output, which is then DEFAULT_OUTPUT at most
@@ -79,12 +77,10 @@ def bound(
             output += share.runs * share.output
             least += share.runs
         shares.append(share)
-    return Bound(
-        prompt=prompt, prompt_estimate=estimate, output=output, least_output=least, weight=weight, shares=shares
-    )
+    return Cost(prompt, estimate, output, least, weight, shares)
 
 
-def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, weight: float) -> Bound:
+def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, weight: float) -> Cost:
     """Of a single chat of text alone: the same as of any other, in a third of the time."""
     context, own, asked = model.longest_context, model.own_output, None
     written, size = _written(body)
@@ -98,8 +94,7 @@ def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, we
     if context is not None:
         prompt, estimate, most = capped(prompt, context), capped(estimate, context), min(most, 10 * context)
     output = most if own is None else min(own, most)
-    share = _made_share((1, output, asked, written))
-    return Bound(prompt=prompt, prompt_estimate=estimate, output=output, least_output=1, weight=weight, shares=(share,))
+    return make_cost((prompt, estimate, output, 1, weight, (make_share((1, output, asked, written)),)))
 
 
 def readable_prompt(tokens: int, outbounds: Sequence[Outbound], use: Use, model: Model) -> int:
@@ -108,9 +103,9 @@ def readable_prompt(tokens: int, outbounds: Sequence[Outbound], use: Use, model:
     return min(tokens, bound(outbounds, use, model).prompt)
 
 
-def _unbounded(weight: float) -> Bound:
+def _unbounded(weight: float) -> Cost:
     tokens = UNBOUNDED
-    return Bound(prompt=tokens, prompt_estimate=tokens, output=tokens, least_output=tokens, weight=weight)
+    return Cost(tokens, tokens, tokens, tokens, weight)
 
 
 def _may_generate(outbound: Outbound, use: Use) -> bool:
@@ -129,7 +124,7 @@ def likely_output(outbounds: Sequence[Outbound], model: Model, otherwise: int) -
     return sum(tokens) or otherwise
 
 
-def bounded(outbounds: Sequence[Outbound], bound: Bound, output: int) -> Sequence[Outbound]:
+def bounded(outbounds: Sequence[Outbound], bound: Cost, output: int) -> Sequence[Outbound]:
     """`outbounds` with `options.num_predict` such that their answers have at most `output` tokens together.
 
     `bound` is theirs; `output` is granted of it: at least its `least_output`, at most its `output`. It is split as
@@ -145,7 +140,7 @@ def bounded(outbounds: Sequence[Outbound], bound: Bound, output: int) -> Sequenc
     return outbounds if sent is None else sent
 
 
-def _split(bound: Bound, output: int) -> Sequence[_Share]:
+def _split(bound: Cost, output: int) -> Sequence[Share]:
     """The shares of less than was asked for."""
     left, runs = output, bound.least_output
     if left < runs:
@@ -159,7 +154,7 @@ def _split(bound: Bound, output: int) -> Sequence[_Share]:
     return shares
 
 
-def _output_of(numbered: tuple[int, _Share]) -> int:
+def _output_of(numbered: tuple[int, Share]) -> int:
     return numbered[1].output
 
 
@@ -181,41 +176,17 @@ def _written(body: Mapping[str, Any]) -> tuple[bytes, int]:
     return written, len(written) + len(_OPTIONS) + len(options)
 
 
-class _Share(NamedTuple):
-    """Of one outbound in the output."""
-
-    runs: int
-    """Answers that the node generates for it, each within `num_predict`; 0: it has no output."""
-    output: int
-    """Tokens that one run may have at most."""
-    asked: int | None
-    """Tokens to which the client itself holds a run; None: it does not."""
-    written: bytes
-    """All of the body as JSON, but its options."""
+_NO_OUTPUT = Share(0, 0, None, b"")
 
 
-_made_share = maker(_Share)
-
-
-@immutable
-class Bound(Cost):
-    """What requests can cost together."""
-
-    shares: Sequence[_Share] = ()
-    """In the order of the requests."""
-
-
-_NO_OUTPUT = _Share(0, 0, None, b"")
-
-
-def _share_of(outbound: Outbound, model: Model) -> _Share:
+def _share_of(outbound: Outbound, model: Model) -> Share:
     body = readable(outbound)
     if body is None or not body.get(PROMPT[outbound.path]):
         return _NO_OUTPUT
     return _share(outbound.path, body, model, context_of(body, model), UNBOUNDED, b"")
 
 
-def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None, most: int, written: bytes) -> _Share:
+def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None, most: int, written: bytes) -> Share:
     """`most`: tokens that one run may have whatever the client and the model say."""
     if path not in ("/api/chat", "/api/generate"):
         return _NO_OUTPUT
@@ -226,7 +197,7 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
     if given is not None:
         own = asked = _asked(given, context)
     tokens = min(longest, most) if own is None else min(own, longest, most)
-    return _made_share((_runs(path, model) if "format" in body else 1, tokens, asked, written))
+    return make_share((_runs(path, model) if "format" in body else 1, tokens, asked, written))
 
 
 def _asked(given: Any, context: int | None) -> int | None:

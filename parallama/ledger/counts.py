@@ -137,7 +137,8 @@ class Count:
             for bucket in buckets:  # the clock was set back: nothing is younger than what comes now
                 bucket.ends_at = min(bucket.ends_at, latest)
         self.bucket = buckets[-1] if buckets and buckets[-1].ends_at == latest else None
-        self.until = min(self._clock.until(now), buckets[0].ends_at if buckets else inf)
+        # a float, as every moment is: to compare numbers of two kinds takes longer
+        self.until = float(min(self._clock.until(now), buckets[0].ends_at if buckets else inf))
 
     def doubt(self) -> None:
         """The clock was set back: a look is due, whatever time it is."""

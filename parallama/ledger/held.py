@@ -50,8 +50,9 @@ class Held(NamedTuple):
 
     def release(self, spent: Amounts) -> int:
         """Charge what was used in place of what was reserved; by how much it was more, of a strict limit."""
-        amounts, overrun = self.amounts, 0
-        for (count, part, _, _, strict, _), bucket in zip(self.parts, self.buckets):  # noqa: B905 - in a third of the time
+        overrun = 0
+        _, _, amounts, parts, buckets = self  # at once, which is sooner than one after another
+        for (count, part, _, _, strict, _), bucket in zip(parts, buckets):  # noqa: B905 - in a third of the time
             amount, used = amounts[part], spent[part]
             if used > amount and strict:
                 overrun = max(overrun, used - amount)

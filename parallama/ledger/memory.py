@@ -99,12 +99,12 @@ class MemoryStore:
             return asked
         if id.int in self._ended:
             return _refused(asked, now)
-        amounts = amounts_of(cost, cost.output)
-        reserved = hold(asked, amounts, cost.output, cost.weight, now) or _squeezed(asked, cost, now)
+        _, _, output, _, weight, _ = cost
+        reserved = hold(asked, amounts_of(cost, output), output, weight, now) or _squeezed(asked, cost, now)
         if isinstance(reserved, Refusal):
             return reserved
         self._held[id.int] = reserved
-        return reserved.grant
+        return reserved[0]  # the grant; by its name it would take longer
 
     def settle(self, id: UUID, spent: Spent) -> None:
         """As Store says."""

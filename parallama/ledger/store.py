@@ -10,13 +10,28 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from parallama.immutable import immutable, maker
+from parallama.immutable import maker
 from parallama.limits import Counter, Limit
 from parallama.quotas import Quotas
 
 
-@immutable
-class Cost:
+class Share(NamedTuple):
+    """Of one outbound in the output of a request."""
+
+    runs: int
+    """Answers that the node generates for it, each within `num_predict`; 0: it has no output."""
+    output: int
+    """Tokens that one run may have at most."""
+    asked: int | None
+    """Tokens to which the client itself holds a run; None: it does not."""
+    written: bytes
+    """All of the body as JSON, but its options."""
+
+
+make_share = maker(Share)
+
+
+class Cost(NamedTuple):
     """What a request may cost at most."""
 
     prompt: int
@@ -29,6 +44,11 @@ class Cost:
     """With fewer it is not worth sending: 1 for each answer."""
     weight: float = 1.0
     """So many tokens count for one of this model's; over 0. What a limit counts of a request is rounded up once."""
+    shares: Sequence[Share] = ()
+    """In the order of its outbounds; nothing that a store looks at."""
+
+
+make_cost = maker(Cost)
 
 
 class Spent(NamedTuple):

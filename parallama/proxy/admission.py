@@ -67,12 +67,13 @@ class Admission:
         if not caller.limits or use not in COSTLY or not outbounds:
             return
         name = outbounds[0].target or outbounds[0].model or ""
-        terms = self._terms.get((id(caller.limits), exchange.gateway, name)) or self._agree(caller, exchange, name)
-        if not terms.limits:
+        _, limits, most, weight = self._terms.get((id(caller.limits), exchange.gateway, name)) or self._agree(
+            caller, exchange, name
+        )
+        if not limits:
             return
-        limits, most = terms.limits, terms.most_output
         model = self._catalog.described(name) if name else Model()
-        cost = bound(outbounds, use, model, most=most, image_tokens=self._image_tokens, weight=terms.weight)
+        cost = bound(outbounds, use, model, most, self._image_tokens, weight)
         while True:
             unknown: Collection[Counter] | None = None
             asked_at = time.time()  # no later than the counts are looked at, whose windows end with a whole second
@@ -87,10 +88,10 @@ class Admission:
                 self._metrics.limit_uncounted.inc()
         if isinstance(outcome, Refusal):
             raise self._refused(exchange, outcome, cost, asked_at)
-        self._granted(exchange, outcome, cost)
+        output = self._granted(exchange, outcome, cost.prompt_estimate)
         if most is not None:
-            exchange.output_bound = outcome.output
-            if cost.output and (sent := bounded(outbounds, cost, outcome.output)) is not outbounds:
+            exchange.output_bound = output
+            if cost.output and (sent := bounded(outbounds, cost, output)) is not outbounds:
                 codec.resolved(sent)
 
     def settle(self, exchange: Exchange) -> None:
@@ -121,12 +122,16 @@ class Admission:
         self._terms[id(caller.limits), exchange.gateway, name] = terms
         return terms
 
-    def _granted(self, exchange: Exchange, grant: Grant, cost: Cost) -> None:
-        exchange.quotas = grant.quotas
-        exchange.charged_at = datetime.fromtimestamp(grant.at, UTC) if grant.quotas is not None else None
-        exchange.prompt_estimate = cost.prompt_estimate if cost.prompt_estimate < UNBOUNDED else None
-        if grant.scarce:
-            self._warnings.look(grant.scarce)
+    def _granted(self, exchange: Exchange, grant: Grant, prompt: int) -> int:
+        """Note what was granted: so much output."""
+        output, exchange.quotas, scarce, at = grant
+        if exchange.quotas is not None:
+            exchange.charged_at = datetime.fromtimestamp(at, UTC)
+        if prompt < UNBOUNDED:
+            exchange.prompt_estimate = prompt
+        if scarce:
+            self._warnings.look(scarce)
+        return output
 
     def _refused(self, exchange: Exchange, refusal: Refusal, cost: Cost, asked_at: float) -> OverLimit:
         exchange.quotas, scarce = left_of(
