@@ -38,6 +38,18 @@ class Reached(NamedTuple):
     prompt_tokens: int | None = None
 
 
+class Sent(NamedTuple):
+    """To which node an exchange is sent."""
+
+    id: UUID
+    node: str | None
+    model: str | None
+    charged_at: datetime | None
+    """When its limits were charged, if it has some."""
+    prompt_tokens: int | None
+    """That its prompt probably has, if it has limits."""
+
+
 def columns() -> bytes:
     """The entry that names the columns of UsageRecord."""
     return COLUMNS + orjson.dumps(UsageRecord._fields)
@@ -48,10 +60,9 @@ def admit(row: UsageRecord) -> bytes:
     return ADMIT + line(row)
 
 
-def dispatch(row: UsageRecord) -> bytes:
-    """The exchange is sent to the row's node, for its model; if it has limits, they were charged then, and its prompt
-    probably has so many tokens."""
-    return DISPATCH + orjson.dumps((row.id, row.node, row.model, row.charged_at, row.prompt_tokens))
+def dispatch(sent: Sent) -> bytes:
+    """The exchange is sent to a node."""
+    return DISPATCH + line(sent)
 
 
 def progress(reached: Iterable[Reached]) -> bytes:
@@ -125,8 +136,8 @@ class Reader:
         return UsageRecord._make(values)
 
 
-def line(row: UsageRecord) -> bytes:
-    """The row as JSON: its values in an array, without line breaks."""
+def line(row: UsageRecord | Sent) -> bytes:
+    """As JSON: its values in an array, without line breaks."""
     try:
         return orjson.dumps(tuple(row))
     except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring

@@ -21,7 +21,7 @@ from parallama.config import UsageSettings
 from parallama.errors import ConfigError, Unavailable
 from parallama.exchange import UsageRecord
 from parallama.ledger import entries
-from parallama.ledger.entries import Reached
+from parallama.ledger.entries import Reached, Sent
 from parallama.ledger.frames import framed
 from parallama.ledger.home import Home
 from parallama.ledger.segments import Segment, Segments, sync_directory
@@ -48,6 +48,9 @@ class Begun(Protocol):
 
     def row(self) -> UsageRecord:
         """As it stands by now, with the prompt that it probably has."""
+
+    def sent(self) -> Sent:
+        """To which node it goes now."""
 
     def reached(self) -> Reached:
         """How far it has come by now."""
@@ -116,7 +119,7 @@ class Journal:
                 raise Unavailable(_FULL_NOW)
         elif (one := self._open.get(id.int)) is not None:
             begun, said = one
-            said.append(entry := entries.dispatch(begun.row()))
+            said.append(entry := entries.dispatch(begun.sent()))
             self._write(entry)
 
     def final(self, row: UsageRecord) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from builtins import id as identity
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import tzinfo
 from itertools import count as numbers
@@ -24,8 +23,8 @@ from parallama.ledger.store import Cost, Grant, Refusal, Spent, Standing, Unknow
 from parallama.ledger.windows import CALENDAR
 from parallama.limits import Counter, Limit, Period, Scope
 
-_MARKS = 2_000
-"""Ids that are remembered after their end, the latest ones; few, so that the processor's cache keeps them."""
+_MARKS = 1_000
+"""So many ids at least are remembered after their end; few, so that the processor's cache keeps them."""
 _KEPT = 10_000
 """Combinations of limits."""
 _SWEEP_S = 3600.0
@@ -57,7 +56,8 @@ class MemoryStore:
         self._scopes: dict[UUID, set[Scope]] = {}
         """Of the counts, by subject."""
         self._held: dict[int, Held] = {}
-        self._ended: OrderedDict[int, None] = OrderedDict()
+        self._ended: set[int] = set()
+        self._ended_before: set[int] = set()
         self._stale: set[Count] = set()
         """To be forgotten once nothing is reserved in them."""
         self._asked: dict[Counter, str] = {}
@@ -97,7 +97,7 @@ class MemoryStore:
         asked = self._keep(limits) if kept is None else kept[1]
         if isinstance(asked, Unknown):
             return asked
-        if id.int in self._ended:
+        if id.int in self._ended or id.int in self._ended_before:
             return _refused(asked, now)
         _, _, output, _, weight, _ = cost
         reserved = hold(asked, amounts_of(cost, output), output, weight, now) or _squeezed(asked, cost, now)
@@ -197,9 +197,9 @@ class MemoryStore:
 
     def _end(self, id: UUID) -> Held | None:
         """Take its reservation, if it has one, and see that it gets no other."""
-        self._ended[id.int] = None
-        if len(self._ended) > _MARKS:
-            self._ended.popitem(last=False)
+        self._ended.add(id.int)
+        if len(self._ended) >= _MARKS:
+            self._ended_before, self._ended = self._ended, set()
         return self._held.pop(id.int, None)
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:

@@ -17,7 +17,7 @@ from aiohttp import web
 from parallama.arrival import ARRIVAL
 from parallama.errors import Unavailable
 from parallama.exchange import Exchange, Usage, UsageRecord, checked
-from parallama.ledger.entries import Reached
+from parallama.ledger.entries import Reached, Sent
 from parallama.ledger.journal import Journal
 from parallama.metrics import Metrics, generation_speed
 from parallama.traffic import Traffic
@@ -160,6 +160,10 @@ class _Begun:
     def row(self) -> UsageRecord:
         exchange = self._exchange
         return exchange.record(time.monotonic(), 0, exchange.prompt_estimate)
+
+    def sent(self) -> Sent:
+        exchange = self._exchange
+        return Sent(exchange.id, exchange.node, exchange.model, exchange.charged_at, exchange.prompt_estimate)
 
     def reached(self) -> Reached:
         """A stranger's codec may have no say."""

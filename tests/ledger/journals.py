@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from usage_rows import make_row
-
 from parallama.config import UsageSettings
 from parallama.db.pool import Database
 from parallama.exchange import UsageRecord
 from parallama.ledger import entries
-from parallama.ledger.entries import Reached, Reader
+from parallama.ledger.entries import Reached, Reader, Sent
 from parallama.ledger.frames import framed, unframed
 from parallama.ledger.home import LOCK
 from parallama.ledger.journal import Journal
@@ -66,6 +64,10 @@ class Asking:
     def row(self) -> UsageRecord:
         return self.now
 
+    def sent(self) -> Sent:
+        row = self.now
+        return Sent(row.id, row.node, row.model, row.charged_at, row.prompt_tokens)
+
     def reached(self) -> Reached:
         return reached(self.now, self.tokens)
 
@@ -85,8 +87,7 @@ def dispatched(
     id: UUID, node: str, model: str | None, charged_at: datetime | None = None, prompt_tokens: int | None = None
 ) -> bytes:
     """The entry of an exchange that goes to this node."""
-    facts: dict[str, Any] = {"node": node, "model": model, "charged_at": charged_at, "prompt_tokens": prompt_tokens}
-    return entries.dispatch(make_row()._replace(id=id, **facts))
+    return entries.dispatch(Sent(id, node, model, charged_at, prompt_tokens))
 
 
 def segment(*said: bytes) -> bytes:

@@ -299,8 +299,7 @@ def test_an_answer_alone_costs_half_of_two(
 ) -> None:
     asked = outbound("/api/chat", messages=messages, **more)
     one, both = (bound([asked] * times, Use.CHAT, model, most=most, weight=2.0) for times in (1, 2))
-    assert both == replace(
-        one,
+    assert both == one._replace(
         prompt=2 * one.prompt,
         prompt_estimate=2 * one.prompt_estimate,
         output=2 * one.output,
