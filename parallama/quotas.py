@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import ceil, floor, inf
+from math import ceil, inf
 from typing import NamedTuple, TypeVar
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
@@ -80,8 +80,8 @@ class Policies(NamedTuple):
 
 
 class Quotas(NamedTuple):
-    """What is left of several limits, in columns: as Quota has it, but that a count begins anew with a whole second,
-    and at `inf` where time changes nothing."""
+    """What is left of several limits, in columns: as Quota has it, but that a count begins anew at `inf` where time
+    changes nothing."""
 
     policies: Policies
     remaining: Sequence[int]
@@ -116,7 +116,7 @@ def quotas_of(quotas: Iterable[Quota]) -> Quotas:
     for meter, period, amount, left, reset_at in quotas:
         rules.append((meter, period, amount))
         remaining.append(left)
-        resets.append(inf if reset_at is None else ceil(reset_at))
+        resets.append(inf if reset_at is None else reset_at)
     return Quotas(policies_of(tuple(rules)), remaining, resets)
 
 
@@ -155,17 +155,16 @@ def neutral_headers(quotas: Quotas, now: float) -> dict[str, str]:
     (_, names, field, plain), remaining, resets = quotas
     if not plain:
         return neutral_headers(_plain(quotas), now)
-    second = floor(now)
-    told = sorted(zip(remaining, names, resets, strict=True))
-    if min(resets) > second and max(resets) < inf:
-        states = [f"{name};r={left};t={reset - second}" for left, name, reset in told]
-    else:
-        states = [f"{name};r={left}{_until(reset, second)}" for left, name, reset in told]
+    states = [
+        f"{name};r={left};t={ceil(reset - now)}" if now < reset < inf else f"{name};r={left}{_over(reset)}"
+        for left, name, reset in sorted(zip(remaining, names, resets, strict=True))
+    ]
     return {"RateLimit-Policy": field, "RateLimit": ", ".join(states)}
 
 
-def _until(reset: float, second: int) -> str:
-    return "" if reset == inf else f";t={max(0, reset - second)}"
+def _over(reset: float) -> str:
+    """Of what begins anew now, or never."""
+    return "" if reset == inf else ";t=0"
 
 
 def _plain(quotas: Quotas) -> Quotas:

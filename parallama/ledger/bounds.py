@@ -84,7 +84,7 @@ def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, we
     """Of a single chat of text alone: the same as of any other, in a third of the time."""
     context, own, asked = model.longest_context, model.own_output, None
     written, size = _written(body)
-    if options := body.get("options"):
+    if "options" in body and (options := body["options"]):
         if "num_ctx" in options:
             context = context_of(body, model)
         if (given := options.get("num_predict")) is not None:
@@ -92,7 +92,8 @@ def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, we
     size += model.own_bytes
     prompt, estimate = size + MESSAGE_TOKENS * messages, size // 3
     if context is not None:
-        prompt, estimate, most = capped(prompt, context), capped(estimate, context), min(most, 10 * context)
+        held = capped(UNBOUNDED, context)
+        prompt, estimate, most = min(prompt, held), min(estimate, held), min(most, 10 * context)
     output = most if own is None else min(own, most)
     return make_cost((prompt, estimate, output, 1, weight, (make_share((1, output, asked, written)),)))
 
@@ -132,6 +133,9 @@ def bounded(outbounds: Sequence[Outbound], bound: Cost, output: int) -> Sequence
     bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
     """
     shares = bound.shares if output == bound.output else _split(bound, output)
+    if len(shares) == 1:  # as most are
+        (runs, tokens, asked, written), (outbound,) = shares[0], outbounds
+        return (_with_bound(outbound, tokens, written),) if runs and (asked is None or asked > tokens) else outbounds
     sent: list[Outbound] | None = None
     for number, (runs, tokens, asked, written) in enumerate(shares):
         if runs and (asked is None or asked > tokens):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
@@ -48,6 +48,19 @@ class Sent(NamedTuple):
     """When its limits were charged, if it has some."""
     prompt_tokens: int | None
     """That its prompt probably has, if it has limits."""
+
+
+class Begun(Protocol):
+    """An exchange that has not ended."""
+
+    def row(self) -> UsageRecord:
+        """As it stands by now, with the prompt that it probably has."""
+
+    def sent(self) -> Sent:
+        """To which node it goes now."""
+
+    def reached(self) -> Reached:
+        """How far it has come by now."""
 
 
 def columns() -> bytes:

@@ -14,15 +14,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID
 
 from parallama.config import UsageSettings
 from parallama.errors import ConfigError, Unavailable
 from parallama.exchange import UsageRecord
 from parallama.ledger import entries
-from parallama.ledger.entries import Reached, Sent
-from parallama.ledger.frames import framed
+from parallama.ledger.entries import Begun
 from parallama.ledger.home import Home
 from parallama.ledger.segments import Segment, Segments, sync_directory
 
@@ -41,19 +39,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_NOW = "usage cannot be recorded now: the journal is full, or its disk"
 
 _log = logging.getLogger("parallama.usage")
-
-
-class Begun(Protocol):
-    """An exchange that has not ended."""
-
-    def row(self) -> UsageRecord:
-        """As it stands by now, with the prompt that it probably has."""
-
-    def sent(self) -> Sent:
-        """To which node it goes now."""
-
-    def reached(self) -> Reached:
-        """How far it has come by now."""
 
 
 class Journal:
@@ -105,11 +90,12 @@ class Journal:
         be written down."""
         if self.full or (self._at_once and not self._begin(id.int, begun, begun.row())):
             raise Unavailable(_FULL_NOW)
-        if not self._at_once:
-            self._held[id.int] = begun
-            if not self._turn_ends:
-                self._turn_ends = True
-                asyncio.get_running_loop().call_soon(self._end_turn)
+        if self._at_once:
+            return
+        self._held[id.int] = begun
+        if not self._turn_ends:
+            self._turn_ends = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
 
     def dispatch(self, id: UUID) -> None:
         """The exchange, which was admitted, goes to the node that its row names. Raises Unavailable when nothing of it
@@ -210,9 +196,9 @@ class Journal:
 
     def _opening(self) -> Iterator[bytes]:
         """What is known of the exchanges that are open, so that earlier segments are not needed for them."""
-        yield framed(entries.columns())
+        yield entries.columns()
         for _, said in self._open.values():
-            yield from map(framed, said)
+            yield from said
         self._progress_at = 0.0
 
     def _end_turn(self) -> None:
@@ -247,7 +233,7 @@ class Journal:
     def _append(self, entry: bytes, ended: int | None = None) -> bool:
         """Whether the entry is written whole; else nothing of it is. `ended`: the exchange whose row it is."""
         try:
-            self.segments.append(framed(entry), ended is not None)
+            self.segments.append(entry, ended is not None)
         except OSError as error:
             self._tell(f"the journal cannot be written: {error.strerror}")
             return False

@@ -106,15 +106,18 @@ class MemoryStore:
         self._held[id.int] = reserved
         return reserved[0]  # the grant; by its name it would take longer
 
-    def settle(self, id: UUID, spent: Spent) -> None:
-        """As Store says."""
-        if (held := self._end(id)) is not None:
-            self.overrun += held.release(amounts_spent(spent, held.weight))
+    def settle(self, id: UUID, spent: Spent | None) -> None:
+        """As Store says; None: it never reached a node."""
+        number = id.int
+        self._ended.add(number)  # it gets no other reservation
+        if len(self._ended) >= _MARKS:
+            self._ended_before, self._ended = self._ended, set()
+        if (held := self._held.pop(number, None)) is not None:
+            self.overrun += held.release(NOTHING if spent is None else amounts_spent(spent, held.weight))
 
     def cancel(self, id: UUID) -> None:
         """As Store says."""
-        if (held := self._end(id)) is not None:
-            held.release(NOTHING)
+        self.settle(id, None)
 
     def seed(
         self, used: Mapping[Counter, Sequence[tuple[float, int]]], asked: Mapping[Counter, str] | None = None
@@ -194,13 +197,6 @@ class MemoryStore:
             self._kept.clear()
         self._kept[identity(limits)] = limits, asked
         return asked
-
-    def _end(self, id: UUID) -> Held | None:
-        """Take its reservation, if it has one, and see that it gets no other."""
-        self._ended.add(id.int)
-        if len(self._ended) >= _MARKS:
-            self._ended_before, self._ended = self._ended, set()
-        return self._held.pop(id.int, None)
 
     def _unknown(self, limits: Sequence[Limit]) -> Collection[Counter]:
         """Those to be seeded. Requests under way are all this process's own, so concurrency begins at nothing."""

@@ -1,4 +1,5 @@
-"""The files of a journal: each is only added to, then followed by another. What stands in them is not known here."""
+"""The files of a journal: each is only added to, then followed by another. Of what stands in them only the frames are
+known here."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+
+from parallama.ledger.frames import framed
 
 SUFFIX = ".log"
 
@@ -67,7 +70,7 @@ class Segments:
     """Of one directory, the oldest first; all but the last are complete."""
 
     def __init__(self, home: Path, longest: int, opening: Callable[[], Iterable[bytes]]) -> None:
-        """`longest`: bytes, after which another begins; `opening` gives the records with which a new one begins."""
+        """`longest`: bytes, after which another begins; `opening` gives the payloads with which a new one begins."""
         self._home, self._longest, self._opening = home, longest, opening
         self._all: deque[Segment] = deque()
         self._last = Segment(home)
@@ -104,13 +107,15 @@ class Segments:
         """Bytes."""
         return sum(one.size - one.read for one in self._all)
 
-    def append(self, record: bytes, mark: bool = False) -> None:
-        """Raises OSError when the disk does not take it whole, and leaves nothing of it. `mark`: whoever reads is to
-        find it."""
-        if self._last.size >= self._until:
+    def append(self, payload: bytes, mark: bool = False) -> None:
+        """Write it as one record. Raises OSError when the disk does not take it whole, and leaves nothing of it.
+        `mark`: whoever reads is to find it."""
+        segment = self._last
+        if segment.size >= self._until:
             self.begin()
-        segment, length = self._last, len(record)
-        at = segment.size
+            segment = self._last
+        record = framed(payload)
+        length, at = len(record), segment.size
         if os.pwrite(self._file, record, at) < length:
             _take_back(self._file, at)
         segment.size = end = at + length
@@ -126,7 +131,7 @@ class Segments:
         file = os.open(segment.path, _NEW, 0o600)
         try:
             segment.reading = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-            opening = b"".join(self._opening())
+            opening = b"".join(map(framed, self._opening()))
             segment.size = os.pwrite(file, opening, 0)
             if segment.size < len(opening):
                 _take_back(file, 0)

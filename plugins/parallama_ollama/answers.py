@@ -137,7 +137,8 @@ class Answer(CountedCodec):
 
     def resolved(self, outbounds: Sequence[Outbound]) -> None:
         super().resolved(outbounds)
-        self._alias = self.outbound.model if self.outbound.target not in (None, self.outbound.model) else None
+        outbound = self.outbound
+        self._alias = outbound.model if outbound.target not in (None, outbound.model) else None
 
     def _restart(self) -> None:
         self._open = OpenLine()
