@@ -44,8 +44,8 @@ class Plan:
     """In which it is found out what the ledger costs."""
 
 
-FULL = Plan(rounds=5, seconds=0.9, paced_s=2.5, streams=500, ledger_rounds=25)
-QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500, ledger_rounds=8)
+FULL = Plan(rounds=5, seconds=0.9, paced_s=2.5, streams=500, ledger_rounds=100)
+QUICK = Plan(rounds=3, seconds=0.5, paced_s=1.0, streams=500, ledger_rounds=30)
 SMOKE = Plan(rounds=1, seconds=0.1, paced_s=0.1, streams=20, ledger_rounds=1)
 LOADS = ("unary", "few", "many", "first", "paced")
 """What each system is asked in each round; `few` and `many` are fast streams, `first` is one client."""
