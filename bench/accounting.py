@@ -74,7 +74,7 @@ def _limit(root: Path, limits: Sequence[str]) -> None:
         raise Failed(f"no limits can be set: {done.stderr.strip()}")
 
 
-class _Clients:
+class Clients:
     """Those of one gateway: each asks again as soon as it has its answer."""
 
     def __init__(self, system: System) -> None:
@@ -169,7 +169,7 @@ def _gateways() -> Iterator[Sequence[System]]:
 def measure(rounds: int) -> Found:
     """Raises Failed when an answer was wrong."""
     with _gateways() as every, ExitStack() as stack:
-        clients = {system.name: stack.enter_context(closing(_Clients(system))) for system in every}
+        clients = {system.name: stack.enter_context(closing(Clients(system))) for system in every}
         found: dict[str, list[float]] = {name: [] for name in clients}
         for name in clients:  # the first requests seed the counts
             clients[name].cpu_us()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import ceil, inf
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from parallama.errors import BUSY_RETRY_S, OverLimit
@@ -157,9 +158,12 @@ def neutral_headers(quotas: Quotas, now: float) -> dict[str, str]:
         return neutral_headers(_plain(quotas), now)
     states = [
         f"{name};r={left};t={ceil(reset - now)}" if now < reset < inf else f"{name};r={left}{_over(reset)}"
-        for left, name, reset in sorted(zip(remaining, names, resets, strict=True))
+        for left, name, reset in sorted(zip(remaining, names, resets, strict=True), key=_first)
     ]
     return {"RateLimit-Policy": field, "RateLimit": ", ".join(states)}
+
+
+_first = itemgetter(0)
 
 
 def _over(reset: float) -> str:

@@ -142,9 +142,11 @@ class Outbound:
     """Further model names in the request (a copy's destination, a new model's base), judged like `model`."""
     leaves_node: bool = False
     """The request makes the node call ollama.com or another host; refused unless `models.allow_cloud`."""
+    written: bytes | None = None
+    """`body` as JSON, once the core has written it."""
 
-    def saying(self, body: Mapping[str, Any], raw: bytes | None = None) -> Outbound:
-        """The same request with another body; `raw`: as for Outbound."""
+    def saying(self, body: Mapping[str, Any], written: bytes | None = None) -> Outbound:
+        """The same request with another body, without `raw`; `written`: as for Outbound."""
         return Outbound(  # dataclasses.replace takes three times as long
             method=self.method,
             path=self.path,
@@ -153,9 +155,9 @@ class Outbound:
             model_key=self.model_key,
             body=body,
             unasked=self.unasked,
-            raw=raw,
             names=self.names,
             leaves_node=self.leaves_node,
+            written=written,
         )
 
 

@@ -210,7 +210,7 @@ def _asked(given: Any, context: int | None) -> int | None:
     number = whole(given)
     if not number or number < 0:
         return None
-    return number if context is None else min(number, 10 * context)
+    return min(number, UNBOUNDED if context is None else 10 * context)
 
 
 def _runs(path: str, model: Model) -> int:

@@ -243,7 +243,7 @@ def _content(
         return outbound.raw, False
     if outbound.body is not None:
         headers["content-type"] = "application/json"  # in place of the client's
-        return orjson.dumps(outbound.body), False
+        return outbound.written or orjson.dumps(outbound.body), False
     return None, False
 
 

@@ -15,6 +15,7 @@ def held(outbounds: Sequence[Outbound], model: Model, output: int) -> Sequence[O
     """To `output` tokens together."""
     sent = bounded(outbounds, bound(outbounds, Use.CHAT, model, most=UNBOUNDED), output)
     for asked, outbound in zip(outbounds, sent, strict=True):
-        if outbound is not asked and outbound.raw is not None:
-            assert outbound.raw == orjson.dumps(outbound.body), "the node reads what was understood"
+        if outbound is not asked:
+            assert outbound.raw is None, "it is no longer what the client wrote"
+            assert outbound.written == orjson.dumps(outbound.body), "the node reads what was understood"
     return sent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 from asking import CHAT, EMBED, MODEL, Gate, metric
 from limited_people import GENERATE, Person, charged, new_person, num_predict, statuses
@@ -85,6 +86,20 @@ async def test_without_a_limit_of_tokens_a_body_keeps_its_bytes(person: Person, 
     raw = b'{ "model": "llama3.2:1b", "prompt": "hi" ,"stream":false}'
     assert (await person.ask(raw)).status == 200
     assert node.seen("/api/generate")[0].body == raw
+
+
+@pytest.mark.parametrize("options", [{}, {"options": {"seed": 3}}])
+async def test_a_body_that_is_written_anew_is_said_to_be_json(
+    gateway: RunningGateway, person: Person, node: FakeOllama, options: dict[str, Any]
+) -> None:
+    await person.limit("output_tokens", 50)
+    body = orjson.dumps({**CHAT, "stream": False, **options})
+    sent = f"Authorization: Bearer {person.key}", "Content-Type: text/plain"
+    async with raw_client(gateway.port) as client:
+        assert (await client.ask("POST", "/api/chat", body, *sent)).status == 200
+    (seen,) = node.seen("/api/chat")
+    assert seen.header("content-type") == "application/json"
+    assert orjson.loads(seen.body)["options"] == {**options.get("options", {}), "num_predict": 50}
 
 
 async def test_limits_of_key_and_user_both_need_room(person: Person, node: FakeOllama) -> None:
