@@ -72,7 +72,7 @@ def legal(shot: Shot) -> list[Verdict]:
         case Conduct.READS | Conduct.PAUSES:
             return _node_ends(shot)
         case Conduct.ANYTIME:
-            tokens = (NO_TOKENS, _partial(shot, (None, *range(1, shot.lines + 1)), cut=True), _counted(shot))
+            tokens = (NO_TOKENS, _partial(shot, (None, *range(1, _most_told(shot) + 1)), cut=True), _counted(shot))
             return [*_node_ends(shot), *map(_cancelled, tokens)]
         case Conduct.MIDSTREAM:
             return [_cancelled(_partial(shot, (shot.lines,)))]
@@ -82,6 +82,12 @@ def legal(shot: Shot) -> list[Verdict]:
             return [_cancelled(_partial(shot, (None,), cut=True))]
         case _:
             return [_cancelled(NO_TOKENS)]
+
+
+def _most_told(shot: Shot) -> int:
+    """Tokens of all that the node says of a stream; a last line that is no JSON is taken for text."""
+    spoilt = shot.bad is not None and shot.bad == shot.lines and shot.kind in STREAMS
+    return shot.lines + (len(says(shot)[shot.lines]) // 4 if spoilt else 0)
 
 
 def _cancelled(tokens: Tokens, error: str = "client_left") -> Verdict:

@@ -65,9 +65,10 @@ class RawClient:
     async def head(self) -> str:
         return (await self.reader.readuntil(b"\r\n\r\n")).decode()
 
-    async def answer(self, method: str = "GET") -> Got:
-        """Reads one answer whole. Raises IncompleteReadError or ConnectionError when it breaks off."""
-        got = Got(await self.head())
+    async def answer(self, method: str = "GET", head: str | None = None) -> Got:
+        """Reads one answer whole; `head` if that is read. Raises IncompleteReadError or ConnectionError when it breaks
+        off."""
+        got = Got(head or await self.head())
         names = {name.lower(): value for name, value in got.headers}
         if method == "HEAD":
             return got
