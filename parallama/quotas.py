@@ -174,10 +174,10 @@ def _over(reset: float) -> str:
 def _plain(quotas: Quotas) -> Quotas:
     """Of those with one name the tightest, with no number that the fields cannot say."""
     policies, remaining, resets = quotas
-    tightest = {
-        policies.names[place]: place for place in sorted(range(len(remaining)), key=remaining.__getitem__)[::-1]
-    }
-    places = sorted(tightest.values())
+    found: dict[str, int] = {}
+    for place in sorted(range(len(remaining)), key=remaining.__getitem__):
+        found.setdefault(policies.names[place], place)
+    places = sorted(found.values())
     rules = [policies.rules[place] for place in places]
     return Quotas(
         policies_of(tuple((meter, period, min(amount, _MOST)) for meter, period, amount in rules)),

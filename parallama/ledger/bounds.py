@@ -56,8 +56,8 @@ def bound(
     though nothing holds the node to it. A request that needs no tokens costs none; one that could not be held to any
     bound costs UNBOUNDED.
     """
-    if len(outbounds) == 1 and (body := outbounds[0].body) and (messages := text_of(outbounds[0])):
-        return _of_text(body, len(messages), model, most or DEFAULT_OUTPUT, weight)
+    if len(outbounds) == 1 and (messages := text_of(outbounds[0])):
+        return _of_text(outbounds[0], len(messages), model, most or DEFAULT_OUTPUT, weight)
     prompt = estimate = output = least = 0
     shares = []
     for outbound in outbounds:
@@ -80,11 +80,12 @@ def bound(
     return Cost(prompt, estimate, output, least, weight, shares)
 
 
-def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, weight: float) -> Cost:
+def _of_text(outbound: Outbound, messages: int, model: Model, most: int, weight: float) -> Cost:
     """Of a single chat of text alone: the same as of any other, in a third of the time."""
+    body = outbound.body or {}
     context, own, asked = model.longest_context, model.own_output, None
     written, size = _written(body)
-    if "options" in body and (options := body["options"]):
+    if options := body.get("options"):
         if "num_ctx" in options:
             context = context_of(body, model)
         if (given := options.get("num_predict")) is not None:
@@ -92,8 +93,7 @@ def _of_text(body: Mapping[str, Any], messages: int, model: Model, most: int, we
     size += model.own_bytes
     prompt, estimate = size + MESSAGE_TOKENS * messages, size // 3
     if context is not None:
-        held = capped(UNBOUNDED, context)
-        prompt, estimate, most = min(prompt, held), min(estimate, held), min(most, 10 * context)
+        prompt, estimate, most = capped(prompt, context), capped(estimate, context), min(most, 10 * context)
     output = most if own is None else min(own, most)
     return make_cost((prompt, estimate, output, 1, weight, (make_share((1, output, asked, written)),)))
 
@@ -133,9 +133,6 @@ def bounded(outbounds: Sequence[Outbound], bound: Cost, output: int) -> Sequence
     bytes included, and so does the sequence if all do. Raises ValueError for less than a token an answer.
     """
     shares = bound.shares if output == bound.output else _split(bound, output)
-    if len(shares) == 1:  # as most are
-        (runs, tokens, asked, written), (outbound,) = shares[0], outbounds
-        return (_with_bound(outbound, tokens, written),) if runs and (asked is None or asked > tokens) else outbounds
     sent: list[Outbound] | None = None
     for number, (runs, tokens, asked, written) in enumerate(shares):
         if runs and (asked is None or asked > tokens):

@@ -52,7 +52,7 @@ class Held(NamedTuple):
         """Charge what was used in place of what was reserved; by how much it was more, of a strict limit."""
         overrun = 0
         _, _, amounts, parts, buckets = self  # at once, which is sooner than one after another
-        for (count, part, _, _, strict, _), bucket in zip(parts, buckets):  # noqa: B905 - in a third of the time
+        for (count, part, _, _, strict, _), bucket in zip(parts, buckets):  # noqa: B905 - a refusal has fewer buckets
             amount, used = amounts[part], spent[part]
             if used > amount and strict:
                 overrun = max(overrun, used - amount)

@@ -422,6 +422,7 @@ def test_only_what_asks_for_more_is_changed() -> None:
     first, second = held(asked, PLAIN, 13)
     assert first is asked[0]
     assert second.body == {**(asked[1].body or {}), "options": {"num_predict": 8, "seed": 4}}
+    assert second.raw is None
     assert (asked[1].body or {})["options"]["num_predict"] == 9
     assert second.body["messages"] is (asked[1].body or {})["messages"]
 
