@@ -9,7 +9,7 @@ import sys
 
 from parallama.cli import main
 from parallama.proxy.admission import Admission
-from parallama.proxy.books import Books
+from parallama.proxy.books import Books, Entry
 
 
 def _nothing(*_: object) -> None:
@@ -21,8 +21,8 @@ async def _admitted(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    for step in ("admit", "dispatch", "close"):
-        setattr(Books, step, _nothing)
+    for of, step in ((Entry, "admit"), (Entry, "dispatch"), (Books, "close")):
+        setattr(of, step, _nothing)
     setattr(Admission, "admit", _admitted)  # noqa: B010 - a method of it, on purpose
     sys.argv[0] = "parallama"
     main()

@@ -28,7 +28,7 @@ from parallama.errors import ApiError
 from parallama.exchange import Exchange, IdGenerator
 from parallama.gateway.api import Gateway, Reply, ReplyFacts, Route
 from parallama.limits import Meter, Period
-from parallama.proxy.headers import adds, sound
+from parallama.proxy.headers import sound
 from parallama.quotas import Quota, left_of, neutral_headers, policies_of_limits, quotas_of, tightest
 from parallama.testing import FakeOllama
 
@@ -70,8 +70,8 @@ NEUTRAL = {
     "RateLimit-Policy": '"requests-hour";q=60;qu="requests";w=3600, "requests-day";q=100;qu="requests";w=86400, '
     '"total-tokens-day";q=1000;qu="tokens";w=86400, "prompt-tokens-minute";q=800;qu="tokens";w=60, '
     '"output-tokens-month";q=900;qu="tokens", "concurrency";q=4;qu="concurrent-requests"',
-    "RateLimit": '"output-tokens-month";r=0;t=864000, "concurrency";r=1, "requests-day";r=3;t=28801, '
-    '"total-tokens-day";r=20;t=28801, "requests-hour";r=59;t=1, "prompt-tokens-minute";r=700;t=61',
+    "RateLimit": '"requests-hour";r=59;t=1, "requests-day";r=3;t=28801, "total-tokens-day";r=20;t=28801, '
+    '"prompt-tokens-minute";r=700;t=61, "output-tokens-month";r=0;t=864000, "concurrency";r=1',
 }
 DIALECTS: dict[type[Gateway], Mapping[str, str]] = {
     OpenAI: OPENAI,
@@ -156,7 +156,7 @@ class Strange(Gateway):
 
 def test_a_strangers_gateway_is_handed_the_quotas_and_tells_them_in_neutral_headers() -> None:
     gateway = Strange()
-    got = sound(gateway, "1", exchange(QUOTAS))
+    got = sound(gateway, exchange(QUOTAS))
     assert gateway.facts is not None
     assert ([*gateway.facts.quotas], gateway.facts.at > NOW - 10 * 365 * 86_400) == ([*QUOTAS], True)
     assert got["x-strange"] == "yes"
@@ -168,7 +168,7 @@ def test_a_strangers_names_stand_in_the_place_of_the_neutral_ones() -> None:
         def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
             return {"x-left": str(min(quota.remaining for quota in facts.quotas))}
 
-    assert sound(Named(), "1", exchange(QUOTAS)) == {"x-strange": "yes", "x-left": "0"}
+    assert sound(Named(), exchange(QUOTAS)) == {"x-strange": "yes", "x-left": "0"}
 
 
 def test_headers_that_could_not_be_sent_are_left_out() -> None:
@@ -176,14 +176,14 @@ def test_headers_that_could_not_be_sent_are_left_out() -> None:
         def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
             return {"x-left": "1\r\nx-other: 2"}
 
-    assert sound(Torn(), "1", exchange(QUOTAS)) == {}
-    assert sound(Torn(), "1", exchange()) == {"x-strange": "yes"}, "it is not asked where there is nothing to tell"
+    assert sound(Torn(), exchange(QUOTAS)) == {}
+    assert sound(Torn(), exchange()) == {"x-strange": "yes"}, "it is not asked where there is nothing to tell"
 
 
-def test_an_exchange_without_limits_asks_no_gateway_for_headers_that_has_none() -> None:
+def test_who_has_no_limits_gets_no_such_headers() -> None:
     for dialect in (OpenAI, OllamaNative, OllamaSimple):
-        assert not adds(dialect(), exchange())
-        assert adds(dialect(), exchange(QUOTAS))
+        assert not sound(dialect(), exchange())
+        assert sound(dialect(), exchange(QUOTAS))
 
 
 # over the wire

@@ -7,8 +7,9 @@ of the rows in it, so that another version of the program can read them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -68,26 +69,25 @@ def columns() -> bytes:
     return COLUMNS + orjson.dumps(UsageRecord._fields)
 
 
-def admit(row: UsageRecord) -> bytes:
-    """`row`: as it stands when the exchange begins, or when it is sent to its node."""
-    return ADMIT + line(row)
-
-
-def dispatch(sent: Sent) -> bytes:
-    """The exchange is sent to a node."""
-    return DISPATCH + line(sent)
-
-
 def progress(reached: Iterable[Reached]) -> bytes:
     """How far these exchanges have come."""
     return PROGRESS + orjson.dumps([tuple(one) for one in reached])
 
 
-def final(row: UsageRecord) -> bytes:
-    """The exchange has ended so."""
-    return FINAL + line(row)
+def line(row: UsageRecord | Sent, kind: bytes = b"") -> bytes:
+    """As JSON: its values in an array, without line breaks; `kind` stands before it."""
+    try:
+        return kind + orjson.dumps(tuple(row))
+    except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring
+        return kind + orjson.dumps([_text(value) if isinstance(value, str) else value for value in row])
 
 
+admit: Callable[[UsageRecord], bytes] = partial(line, kind=ADMIT)
+"""The row as it stands when the exchange begins, or when it is sent to its node."""
+dispatch: Callable[[Sent], bytes] = partial(line, kind=DISPATCH)
+"""The exchange is sent to a node."""
+final: Callable[[UsageRecord], bytes] = partial(line, kind=FINAL)
+"""The exchange has ended so."""
 row_of = itemgetter(slice(1, None))
 """The row of a FINAL, as `line` has it."""
 
@@ -147,14 +147,6 @@ class Reader:
         values[_CREATED_AT] = datetime.fromisoformat(values[_CREATED_AT])
         values[_CHARGED_AT] = _moment(values[_CHARGED_AT])
         return UsageRecord._make(values)
-
-
-def line(row: UsageRecord | Sent) -> bytes:
-    """As JSON: its values in an array, without line breaks."""
-    try:
-        return orjson.dumps(tuple(row))
-    except orjson.JSONEncodeError:  # half of a pair, which a model's name may bring
-        return orjson.dumps([_text(value) if isinstance(value, str) else value for value in row])
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -17,6 +17,7 @@ from aiohttp import web
 from parallama.arrival import ARRIVAL
 from parallama.errors import Unavailable
 from parallama.exchange import Exchange, Usage, UsageRecord, checked
+from parallama.gateway.api import Codec
 from parallama.ledger.entries import Reached, Sent
 from parallama.ledger.journal import Journal
 from parallama.metrics import Metrics, generation_speed
@@ -52,7 +53,7 @@ class Books:
     ) -> None:
         """`named` gives the node's own name of a model, None when no node has it; `settle_limits` counts what an
         exchange has cost."""
-        self._journal = journal
+        self.journal = journal
         self.strict = strict
         """Whether a row is on the disk itself before the client has the last of its answer."""
         self._metrics = metrics
@@ -77,7 +78,7 @@ class Books:
     @property
     def full(self) -> bool:
         """Whether the row of another exchange might not find a place."""
-        return self._journal.full
+        return self.journal.full
 
     def show_under_way(self, gateway: str) -> None:
         """Show how many exchanges of this gateway are under way."""
@@ -92,32 +93,14 @@ class Books:
         """An exchange has begun; `end` is to follow."""
         self._under_way[exchange.id.int] = exchange.gateway
 
-    def admit(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
-        """An exchange is about to ask a node; `usage` tells what has come of it by now. Raises Unavailable when that
-        cannot be written down."""
-        self._journal.admit(exchange.id, _Begun(exchange, usage))
-
-    def dispatch(self, exchange: Exchange) -> None:
-        """It asks its node for its model. Raises Unavailable when it cannot be written down that it began: no node is
-        asked then."""
-        try:
-            self._journal.dispatch(exchange.id)
-        except Unavailable:
-            exchange.node = exchange.model = None
-            raise
-
     def close(self, exchange: Exchange, coming: int = 0) -> None:
         """Write down how an exchange has ended, if its caller is known and it is not written yet. The last `coming`
         bytes of its answer go out afterwards."""
         if exchange.closed or exchange.caller is None:
             return
-        self._journal.final(exchange.record(time.monotonic(), coming))
+        self.journal.final(exchange.record(time.monotonic(), coming))
         exchange.closed = True
         self._settle_limits(exchange)
-
-    async def secure(self) -> None:
-        """Until what is written is on the disk itself. Raises Unavailable when that takes too long."""
-        await self._journal.synced()
 
     def end(self, exchange: Exchange, request: web.Request) -> None:
         """An exchange has ended; it is settled soon. It is recorded if its caller is known."""
@@ -149,27 +132,66 @@ class Books:
                 _api.info("request", extra={"fields": _line(exchange, at - exchange.started, facts)})
 
 
-class _Begun:
-    """An exchange, as the journal asks for it."""
+class Entry:
+    """What is written down of one exchange while it goes on: for whoever holds it, and for the journal that asks."""
 
-    __slots__ = ("_exchange", "_usage")
+    __slots__ = ("_account", "_asked_at", "_books", "_codec", "_exchange")
 
-    def __init__(self, exchange: Exchange, usage: Callable[[], Usage]) -> None:
-        self._exchange, self._usage = exchange, usage
+    def __init__(self, books: Books, exchange: Exchange, codec: Codec, account: Callable[[], None]) -> None:
+        """`codec` tells what has come of it by now; `account` has the exchange take what it tells at the end."""
+        self._books, self._exchange, self._codec, self._account = books, exchange, codec, account
+        self._asked_at: float | None = None
+
+    @property
+    def strict(self) -> bool:
+        """As Books says."""
+        return self._books.strict
+
+    @property
+    def asked_s(self) -> float | None:
+        """Seconds since a node was first asked; None: none was."""
+        return None if self._asked_at is None else time.monotonic() - self._asked_at
+
+    def admit(self) -> None:
+        """It is about to ask a node. Raises Unavailable when that cannot be written down."""
+        self._books.journal.admit(self._exchange.id, self)
+
+    def dispatch(self) -> None:
+        """It asks its node for its model: from here on that may cost tokens. Raises Unavailable when it cannot be
+        written down that it began: no node is asked then."""
+        exchange = self._exchange
+        try:
+            self._books.journal.dispatch(exchange.id)
+        except Unavailable:
+            exchange.node = exchange.model = None
+            raise
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+
+    def close(self, coming: int) -> None:
+        """It has ended, but for the last `coming` bytes of its answer."""
+        self._account()
+        self._books.close(self._exchange, coming)
+
+    async def secure(self) -> None:
+        """Until what is written down is on the disk itself. Raises Unavailable when that takes too long."""
+        await self._books.journal.synced()
 
     def row(self) -> UsageRecord:
+        """As Begun says."""
         exchange = self._exchange
         return exchange.record(time.monotonic(), 0, exchange.prompt_estimate)
 
     def sent(self) -> Sent:
+        """As Begun says."""
         exchange = self._exchange
         return Sent(exchange.id, exchange.node, exchange.model, exchange.charged_at, exchange.prompt_estimate)
 
     def reached(self) -> Reached:
-        """A stranger's codec may have no say."""
+        """As Begun says; a stranger's codec may have no say."""
         exchange = self._exchange
         try:
-            so_far = checked(self._usage())
+            so_far = checked(self._codec.usage)
         except Exception:  # noqa: BLE001 - it is asked again at the end, and logged then
             so_far = Usage()
         first_s = exchange.first_byte_s

@@ -11,13 +11,11 @@ import re
 import string
 from collections.abc import AsyncIterable, Awaitable, Mapping
 from functools import partial
-from typing import Protocol
 from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
-from parallama.arrival import ARRIVAL
 from parallama.errors import BUSY_RETRY_S, ApiError, ModelUnknown, TimedOut, Unavailable, UpstreamFailed
 from parallama.exchange import Exchange, Outcome
 from parallama.gateway.api import Codec, Gateway, Head, Outbound
@@ -26,7 +24,8 @@ from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
-from parallama.proxy.headers import adds, for_node, sound
+from parallama.proxy.books import Entry
+from parallama.proxy.headers import for_node, sound
 from parallama.proxy.heartbeats import Heartbeats, Waiting
 from parallama.proxy.keys import EXCHANGE
 
@@ -38,23 +37,6 @@ _PLAIN = re.compile("[!-$&-~]{1,256}").fullmatch
 SIMULATED = "x-parallama-simulated"
 """The simulator's mark on its answers; kept in every dialect."""
 _CONTEXT, _CONTEXT_FULL = "x-parallama-context", "x-parallama-context-full"
-
-
-class Ledger(Protocol):
-    """Where one exchange is written down."""
-
-    @property
-    def strict(self) -> bool:
-        """Whether what is written down has to be secure before the client has the last of its answer."""
-
-    def dispatch(self) -> None:
-        """It asks its node for its model: from here on that may cost tokens."""
-
-    def close(self, coming: int) -> None:
-        """It has ended, but for the last so many bytes of its answer."""
-
-    async def secure(self) -> None:
-        """Until what is written down is on the disk itself. Raises Unavailable when that takes too long."""
 
 
 class Conversation:
@@ -76,11 +58,11 @@ class Conversation:
         self._last = b""
         """Of a stream: the last line, where it has to wait."""
 
-    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, ledger: Ledger) -> None:
+    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, entry: Entry) -> None:
         """Raises ApiError only while the answer can still become an error."""
         exchange, answer = self._exchange, self._answer
         try:
-            await self._converse(pool, heartbeats, ledger)
+            await self._converse(pool, heartbeats, entry)
         except ApiError as error:
             if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
                 metrics.node_errors.labels(exchange.node, error.code).inc()
@@ -88,7 +70,7 @@ class Conversation:
                 pool.changed()
             if not answer.committed:
                 raise
-            await self._fail(error, ledger)
+            await self._fail(error, entry)
         except (Exception, SystemExit):
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
@@ -96,7 +78,7 @@ class Conversation:
         finally:
             answer.close()
 
-    async def _converse(self, pool: Pool, heartbeats: Heartbeats, ledger: Ledger) -> None:
+    async def _converse(self, pool: Pool, heartbeats: Heartbeats, entry: Entry) -> None:
         """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         head = codec.reply
@@ -108,7 +90,7 @@ class Conversation:
                     if last:
                         await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
-                    head = await self._ask(lease, outbound, heartbeats, ledger)
+                    head = await self._ask(lease, outbound, heartbeats, entry)
                     last = self._last + codec.finish()
         else:
             answer.begin(head, self._extra(head), streams=False)
@@ -116,26 +98,26 @@ class Conversation:
         _conclude(exchange, codec, head)
         if codec.context_full is not None:
             answer.put(_context(codec))
-        self._close(ledger, len(last))
-        if ledger.strict:
-            await ledger.secure()
+        self._close(entry, len(last))
+        if entry.strict:
+            await entry.secure()
         if last:
             await answer.write(last)
         await answer.end()
 
-    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, ledger: Ledger) -> Head:
+    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, entry: Entry) -> Head:
         codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        send, asking = lease.node.upstream.send, ledger.dispatch
+        send, asking = lease.node.upstream.send, entry.dispatch
         sent = send(outbound.method, outbound.path, headers, content, await_continue=waits, asking=asking)
         if not (codec.heartbeat and codec.streams):
-            return await self._pass_on(outbound, sent, None, ledger)
+            return await self._pass_on(outbound, sent, None, entry)
         with heartbeats.during(self._beat) as beats:
-            return await self._pass_on(outbound, sent, beats, ledger)
+            return await self._pass_on(outbound, sent, beats, entry)
 
     async def _pass_on(
-        self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None, ledger: Ledger
+        self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None, entry: Entry
     ) -> Head:
         """The node's answer to the client: a document as fast as the client takes it, a stream as fast as the node
         sends."""
@@ -148,7 +130,7 @@ class Conversation:
                 answer.begin(head, self._extra(reply.head), streams=codec.streams)
             feed = codec.feed
             if codec.streams and outbound is codec.outbounds[-1]:
-                feed = partial(self._feed, head, ledger)
+                feed = partial(self._feed, head, entry)
             while not answer.flowing and (chunk := await reply.some()):
                 await answer.write(feed(chunk))
             if answer.flowing:
@@ -157,23 +139,23 @@ class Conversation:
                 await reply.pipe(lambda piece: answer.push(feed(piece)))
         return head
 
-    def _feed(self, head: Head, ledger: Ledger, chunk: bytes) -> bytes:
+    def _feed(self, head: Head, entry: Entry, chunk: bytes) -> bytes:
         """What the client gets of a stream. Some clients go at the last line: before it leaves, the end is written."""
         exchange, codec = self._exchange, self._codec
         data = codec.feed(chunk)
         if exchange.closed or not _complete(codec):
             return data
         _conclude(exchange, codec, head)
-        self._close(ledger, len(data))
-        if not ledger.strict:
+        self._close(entry, len(data))
+        if not entry.strict:
             return data
         self._last = data
         return b""
 
-    def _close(self, ledger: Ledger, coming: int) -> None:
+    def _close(self, entry: Entry, coming: int) -> None:
         """Write the end down before the last so many bytes go out, with them perhaps the head."""
         self._exchange.streamed = self._answer.streams
-        ledger.close(self._answer.held + coming)
+        entry.close(self._answer.held + coming)
 
     async def _beat(self) -> None:
         codec, answer = self._codec, self._answer
@@ -183,9 +165,7 @@ class Conversation:
 
     def _extra(self, node_head: Head) -> dict[str, str]:
         exchange = self._exchange
-        extra: dict[str, str] = {}
-        if adds(self._gateway, exchange):
-            extra = sound(self._gateway, self._request[ARRIVAL].text, exchange)
+        extra = sound(self._gateway, exchange)
         if exchange.node:
             extra["x-parallama-node"] = exchange.node
         if exchange.model:
@@ -196,7 +176,7 @@ class Conversation:
             extra["Retry-After"] = str(BUSY_RETRY_S)
         return extra
 
-    async def _fail(self, error: ApiError, ledger: Ledger) -> None:
+    async def _fail(self, error: ApiError, entry: Entry) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         last = codec.fail(error) if answer.streams else b""
@@ -209,7 +189,7 @@ class Conversation:
                 answer.abort()
                 return
         last = self._last + last
-        ledger.close(len(last))
+        entry.close(len(last))
         await answer.write(last)
         await answer.end()
 

@@ -64,16 +64,15 @@ def client_request_id(headers: Mapping[str, str]) -> str | None:
     return given if given and len(given) <= 128 and given.isascii() and given.isprintable() else None
 
 
-def adds(gateway: Gateway, exchange: Exchange) -> bool:
-    """Whether the gateway may have headers for the answer."""
-    return exchange.quotas is not None or type(gateway).headers is not Gateway.headers
-
-
-def sound(gateway: Gateway, request_id: str, exchange: Exchange) -> dict[str, str]:
+def sound(gateway: Gateway, exchange: Exchange) -> dict[str, str]:
     """The headers that a gateway adds to an answer; none, and a line in the log, if they could not be sent."""
-    quotas, now = exchange.quotas, time.time()
-    if type(gateway).rate_limits is Gateway.rate_limits and type(gateway).headers is Gateway.headers:
-        return {} if quotas is None else neutral_headers(quotas, now)
+    quotas, kind = exchange.quotas, type(gateway)
+    if kind.headers is Gateway.headers:
+        if quotas is None:
+            return {}
+        if kind.rate_limits is Gateway.rate_limits:
+            return neutral_headers(quotas, time.time())
+    request_id, now = str(exchange.id), time.time()
     told = () if quotas is None else quotas.each()
     facts = ReplyFacts(request_id=request_id, node=exchange.node, model=exchange.model, quotas=told, at=now)
     try:

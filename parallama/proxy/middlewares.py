@@ -132,7 +132,7 @@ def answer_errors(mounted: Mounted) -> Middleware:
         reply = gateway.render_error(error)
         if request.method != "HEAD":
             exchange.response_bytes += len(reply.body)
-        headers = {**reply.headers, **sound(gateway, request[ARRIVAL].text, exchange), **_headers(error)}
+        headers = {**reply.headers, **sound(gateway, exchange), **_headers(error)}
         return web.Response(status=reply.status, headers=headers, body=reply.body)
 
     return answer_errors

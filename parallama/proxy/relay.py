@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -24,7 +23,7 @@ from parallama.nodes.pool import Pool
 from parallama.proxy.admission import Admission
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody, Patience
-from parallama.proxy.books import Books
+from parallama.proxy.books import Books, Entry
 from parallama.proxy.conversation import Conversation
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.keys import EXCHANGE
@@ -101,14 +100,14 @@ class Relay:
         answer = Answer(request, exchange, self._stalls, self._hold)
         stream = body if route.body is Body.STREAM else None
         conversation = Conversation(request, gateway, codec, answer, stream, self._forward)
-        if codec.outbounds:
-            self._books.admit(exchange, lambda: codec.usage)
-            await self._admission.admit(exchange, caller, use, codec)
         account = partial(self._account, exchange, use, codec)
-        entries = _Entries(self._books, exchange, account)
+        entry = Entry(self._books, exchange, codec, account)
+        if codec.outbounds:
+            entry.admit()
+            await self._admission.admit(exchange, caller, use, codec)
         cut = False
         try:
-            await conversation.hold(self._pool, self._heartbeats, self._metrics, entries)
+            await conversation.hold(self._pool, self._heartbeats, self._metrics, entry)
         except (ClientLeft, TimedOut, asyncio.CancelledError):
             cut = True
             raise
@@ -116,9 +115,9 @@ class Relay:
             if not exchange.closed:
                 account()
                 if cut:
-                    self._speeds.estimate(exchange, use, codec.outbounds, entries.asked_s)
+                    self._speeds.estimate(exchange, use, codec.outbounds, entry.asked_s)
                     exchange.usage = self._held(exchange.usage, use, codec)
-        self._learn(exchange, use, codec, entries.asked_s)
+        self._learn(exchange, use, codec, entry.asked_s)
         return answer.response
 
     def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_s: float | None) -> None:
@@ -188,29 +187,3 @@ def _with_prompt(usage: Usage, exchange: Exchange, codec: Codec) -> Usage:
     if tightest(exchange.quotas.each(), *TOKENS) is None:
         return usage
     return replace(usage, prompt_tokens=estimated_prompt(codec.outbounds), final=False)
-
-
-class _Entries:
-    """What is written down of one exchange."""
-
-    def __init__(self, books: Books, exchange: Exchange, account: Callable[[], None]) -> None:
-        self._books, self._exchange, self._account = books, exchange, account
-        self.strict = books.strict
-        self._asked_at: float | None = None
-
-    @property
-    def asked_s(self) -> float | None:
-        """Seconds since a node was first asked; None: none was."""
-        return None if self._asked_at is None else time.monotonic() - self._asked_at
-
-    def dispatch(self) -> None:
-        self._books.dispatch(self._exchange)
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
-
-    def close(self, coming: int) -> None:
-        self._account()
-        self._books.close(self._exchange, coming)
-
-    async def secure(self) -> None:
-        await self._books.secure()

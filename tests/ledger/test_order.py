@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,9 @@ from usage_rows import make_row
 
 from parallama.app import BOOKS, SHIPPER
 from parallama.exchange import Caller, Exchange, Usage, UsageRecord
+from parallama.gateway.api import Codec
 from parallama.ledger import entries
+from parallama.proxy.books import Entry
 from parallama.testing import Answer, FakeOllama, Fault
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -140,18 +142,31 @@ async def chunks(client: RawClient) -> AsyncIterator[bytes]:
         yield chunk
 
 
+class Tells(Codec):
+    """Says something of tokens."""
+
+    def __init__(self, tell: Callable[[], Any]) -> None:
+        self._tell = tell
+
+    @property
+    def usage(self) -> Usage:
+        said: Usage = self._tell()
+        return said
+
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
+
+
 @pytest.mark.parametrize("gateway_settings", [STAYS])
 async def test_counts_that_cannot_be_had_do_not_stop_the_journal(gateway: RunningGateway) -> None:
     row = make_row()
     caller = Caller(user_id=row.user_id, username="alice", key_id=None, admin=False)
     exchange = Exchange(id=row.id, client_request_id=None, gateway="ollama", caller=caller, node="node-1")
-    for usage in (lambda: 1 / 0, lambda: Usage(output_tokens=1 << 70), lambda: Usage(output_tokens="many")):
-        other = replace(exchange, id=make_row().id)
-        gateway.app[BOOKS].admit(other, usage)
-        gateway.app[BOOKS].dispatch(other)
-    known = replace(exchange, id=make_row().id)
-    gateway.app[BOOKS].admit(known, lambda: Usage(output_tokens=5))
-    gateway.app[BOOKS].dispatch(known)
+    odd = (lambda: 1 / 0, lambda: Usage(output_tokens=1 << 70), lambda: Usage(output_tokens="many"))
+    for usage in (*odd, lambda: Usage(output_tokens=5)):
+        entry = Entry(gateway.app[BOOKS], replace(exchange, id=make_row().id), Tells(usage), lambda: None)
+        entry.admit()
+        entry.dispatch()
     await eventually(lambda: [found.output_tokens for found in rows(gateway)] == [None, None, None, 5])
 
 
