@@ -1,7 +1,7 @@
 """The id generator, the caller and the record."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,7 +35,7 @@ def test_ids_rise_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_id_carries_its_moment() -> None:
-    assert abs(created_at(IdGenerator()()) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert abs(created_at(IdGenerator()()) - time.time()) < 60
 
 
 def test_a_caller_may_what_is_permitted_and_an_admin_everything() -> None:
@@ -83,7 +83,7 @@ def test_every_value_of_a_record_is_that_of_its_column() -> None:
     columns = {
         **{"operation": "chat", "model_asked": "asked", "model": "served", "node": "node-1", "status": 499},
         **{"error": "code", "streamed": True, "request_bytes": 512, "response_bytes": 4096, "context_full": False},
-        **{"client_request_id": "mine", "end_user": "bob", "charged_at": datetime.now(UTC)},
+        **{"client_request_id": "mine", "end_user": "bob", "charged_at": 1_795_323_031.259},
     }
     for name, value in columns.items():
         setattr(exchange, name, value)

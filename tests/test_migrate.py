@@ -14,11 +14,12 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from usage_rows import made_at
 
 from parallama.db.migrate import Migration, migrate, migrations, require_current, schema_status
 from parallama.db.pool import Database
 from parallama.errors import ConfigError, Unavailable
-from parallama.exchange import IdGenerator, created_at
+from parallama.exchange import IdGenerator
 
 FIRST = Migration(1, "0001_one.sql", "CREATE TABLE one (id int); CREATE TABLE other (id int);")
 SECOND = Migration(2, "0002_two.sql", "CREATE TABLE two (id int);")
@@ -181,14 +182,14 @@ async def test_partitions_are_utc_days_in_every_time_zone(database: Database, zo
             await one.execute("SELECT usage_partitions($1, $2)", first, days[2])
         found = await partitions(one)
     assert list(found) == [f"usage_{day:%Y%m%d}" for day in days[:3]]
-    assert [created_at(low) for low, _ in found.values()] == days[:3]
-    assert [created_at(high) for _, high in found.values()] == days[1:]
+    assert [made_at(low) for low, _ in found.values()] == days[:3]
+    assert [made_at(high) for _, high in found.values()] == days[1:]
 
 
 async def test_the_floor_of_a_moment_is_at_most_any_id_of_it(database: Database) -> None:
     new_id = IdGenerator()
     ids = [new_id() for _ in range(1000)]
-    moments = [created_at(one) for one in ids]
+    moments = [made_at(one) for one in ids]
     async with database.connection() as one:
         floors = [
             row[0] for row in await one.fetch("SELECT usage_floor(m) FROM unnest($1::timestamptz[]) AS m", moments)
@@ -196,7 +197,7 @@ async def test_the_floor_of_a_moment_is_at_most_any_id_of_it(database: Database)
         next_floor = await one.fetchval("SELECT usage_floor($1)", moments[-1] + timedelta(milliseconds=1))
     assert all(floor <= one for floor, one in zip(floors, ids, strict=True))
     assert ids[-1] < next_floor
-    assert [created_at(floor) for floor in floors] == moments
+    assert [made_at(floor) for floor in floors] == moments
 
 
 async def test_a_bound_of_time_reads_only_its_days(database: Database) -> None:

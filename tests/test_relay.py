@@ -21,9 +21,9 @@ from kept_gateway import served as served
 from raw_http import raw_client, request_bytes
 from running import RunningGateway, running_gateway
 from upstream_client import accepted
+from usage_rows import made_at
 from wire import Wire
 
-from parallama.exchange import created_at
 from parallama.testing import Answer, FakeOllama, Fault
 
 pytestmark = in_one_loop
@@ -71,7 +71,7 @@ async def test_a_stream_leaves_one_row_with_the_nodes_counts(
     same(row, request_bytes=sizes(body), response_bytes=len(got.body), **await ids_of(gateway, "alice"))
     assert f"x-request-id: {row['id']}" in got.head
     assert 0 < row["ttft_ms"] <= row["duration_ms"]
-    assert created_at(row["id"]) == row["created_at"] <= datetime.now(UTC)
+    assert made_at(row["id"]) == row["created_at"] <= datetime.now(UTC)
     assert abs((row["created_at"] - before).total_seconds()) < 60
 
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from admin_api import Api, api, in_one_loop
 from commands import Commands, at_server
-from usage_rows import eventually, make_row, store
+from usage_rows import eventually, made_at, make_row, store
 
 from parallama import AsyncParallamaClient
 from parallama.exchange import UsageRecord
@@ -321,6 +321,6 @@ async def test_the_client_reads_what_the_server_tells(api: Api, rows: list[Usage
         lines = await client.admin.report_usage(["day", "user"], user="rep", limit=2)
         assert [(line.day, line.user) for line in lines] == [("2026-03-01", "rep"), ("2026-03-02", "rep")]
         assert all(isinstance(line, ReportLine) for line in lines)
-        exported = await client.admin.export_usage(user="rep", since=rows[1].created_at, until=rows[1].created_at)
+        exported = await client.admin.export_usage(user="rep", since=made_at(rows[1].id), until=made_at(rows[1].id))
         assert [(row.id, row.model) for row in exported] == [(rows[1].id, "m1")]
         assert (await client.admin.get_my_usage()).gateways == {}

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from click.testing import CliRunner
-from usage_rows import make_row, store
+from usage_rows import made_at, make_row, store
 
 from parallama.cli import main
 from parallama.cli.usage import usage
@@ -125,7 +125,7 @@ async def test_report_totals_the_days_asked_for(run: Run, rows: list[UsageRecord
         ("alice", "openai", "qwen3:8b", 1),
         ("bob", "ollama", "llama3.2", 1),
     ]
-    old = rows[0].created_at.date()
+    old = made_at(rows[0].id).date()
     days = ("--start-date", str(old - timedelta(days=1)), "--end-date", str(old + timedelta(days=1)))
     (line,) = await parsed(run("report", *days, "--format", "json", "--group-by", "user"))
     assert (line["user"], line["requests"], line["gateway"]) == ("alice", 1, None)
@@ -148,7 +148,7 @@ async def test_list_prints_one_object_a_request_oldest_first(run: Run, rows: lis
     listed = await parsed(run("list", "alice", "--json"))
     assert ids(listed) == [first, second]
     assert tuple(listed[0]) == FIELDS
-    assert datetime.fromisoformat(listed[0]["created_at"]) == rows[1].created_at
+    assert datetime.fromisoformat(listed[0]["created_at"]) == made_at(rows[1].id)
     assert listed[0]["created_at"].endswith("Z")
     assert ids(await parsed(run("list", "alice", "--days", "30", "--json"))) == [old, first, second]
     assert ids(await parsed(run("list", "alice", "--gateway", "openai", "--json"))) == [second]

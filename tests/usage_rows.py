@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,13 +54,30 @@ def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
         end_user=None,
         charged_at=None,
     )
-    return row._replace(**changes)
+    return row._replace(**{name: second_of(value) for name, value in changes.items()})
+
+
+def second_of(value: Any) -> Any:
+    """A moment as rows have it; anything else as it is."""
+    return value.timestamp() if isinstance(value, datetime) else value
+
+
+def as_stored(row: UsageRecord) -> tuple[Any, ...]:
+    """As PostgreSQL has it."""
+    at = row.charged_at
+    moments = {"created_at": made_at(row.id), "charged_at": None if at is None else datetime.fromtimestamp(at, UTC)}
+    return tuple((row._asdict() | moments).values())
+
+
+def made_at(id: UUID) -> datetime:
+    """The moment that it carries."""
+    return datetime.fromtimestamp(created_at(id), UTC)
 
 
 async def store(database: Database, rows: Iterable[UsageRecord], zone: str = "UTC") -> None:
     """Write the rows and their sums as the gateway does; `zone`: of its hours."""
     made = list(rows)
-    await database.fetch(_queries.partitions, [row.created_at for row in made])
+    await database.fetch(_queries.partitions, [made_at(row.id) for row in made])
     await database.copy([line(row) for row in made], _queries.ship, zone)
 
 

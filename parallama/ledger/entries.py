@@ -45,7 +45,7 @@ class Sent(NamedTuple):
     id: UUID
     node: str | None
     model: str | None
-    charged_at: datetime | None
+    charged_at: float | None
     """When its limits were charged, if it has some."""
     prompt_tokens: int | None
     """That its prompt probably has, if it has limits."""
@@ -144,13 +144,14 @@ class Reader:
             values = [found.get(name) for name in _FIELDS]
         for at in _IDS:
             values[at] = values[at] and UUID(values[at])
-        values[_CREATED_AT] = datetime.fromisoformat(values[_CREATED_AT])
+        values[_CREATED_AT] = _moment(values[_CREATED_AT])
         values[_CHARGED_AT] = _moment(values[_CHARGED_AT])
         return UsageRecord._make(values)
 
 
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+def _moment(value: Any) -> float | None:
+    """Earlier versions wrote ISO 8601."""
+    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value and float(value)
 
 
 def _text(value: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from math import ceil
 from typing import NamedTuple
 
@@ -126,7 +125,7 @@ class Admission:
         """Note what was granted: so much output."""
         output, exchange.quotas, scarce, at = grant
         if exchange.quotas is not None:
-            exchange.charged_at = datetime.fromtimestamp(at, UTC)
+            exchange.charged_at = at
         if prompt < UNBOUNDED:
             exchange.prompt_estimate = prompt
         if scarce:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from usage_rows import second_of
+
 from parallama.config import UsageSettings
 from parallama.db.pool import Database
 from parallama.exchange import UsageRecord
@@ -84,10 +86,10 @@ def admit(journal: Journal, row: UsageRecord, tokens: int | None = None) -> Aski
 
 
 def dispatched(
-    id: UUID, node: str, model: str | None, charged_at: datetime | None = None, prompt_tokens: int | None = None
+    id: UUID, node: str, model: str | None, charged_at: datetime | float | None = None, prompt_tokens: int | None = None
 ) -> bytes:
     """The entry of an exchange that goes to this node."""
-    return entries.dispatch(Sent(id, node, model, charged_at, prompt_tokens))
+    return entries.dispatch(Sent(id, node, model, second_of(charged_at), prompt_tokens))
 
 
 def segment(*said: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from journals import admit, admitted, dispatched, journal_in, left_behind, reached, segment, shipping
 from sums import sums_agree
-from usage_rows import count, eventually, ids, make_row
+from usage_rows import as_stored, count, eventually, ids, make_row
 from wire import Wire
 
 from parallama.config import DatabaseSettings
@@ -46,7 +46,7 @@ async def test_the_rows_of_a_killed_process_are_stored_as_they_were(database: Da
     rows, said = ended(500)
     home = left_behind(tmp_path, segment(*said[:700]), segment(*said[700:]))
     assert await adopt(database, tmp_path, home) == (0, 0)
-    assert [tuple(row.values()) for row in await stored(database)] == [tuple(row) for row in rows]
+    assert [tuple(row.values()) for row in await stored(database)] == [*map(as_stored, rows)]
     await sums_agree(database)
     assert list(tmp_path.iterdir()) == []
 

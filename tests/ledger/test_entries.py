@@ -80,6 +80,15 @@ def test_a_journal_of_the_version_before_limits_told_when_they_charged_is_read()
     assert (open_.node, open_.output_tokens, open_.error, open_.charged_at) == ("node-1", 7, "aborted", None)
 
 
+def test_moments_are_read_as_an_earlier_version_wrote_them() -> None:
+    moments = {"created_at": "2026-10-25T00:30:00.123000+00:00", "charged_at": "2026-10-25T01:00:00.000007+00:00"}
+    assert read(as_another_version(EVERY, moments)) == [EVERY]
+    waiting = admitted(EVERY)._replace(charged_at=None)
+    sent = entries.DISPATCH + orjson.dumps((waiting.id, "node-1", "llama3.2", moments["charged_at"], 7))
+    (found,) = read([entries.admit(waiting), sent])
+    assert (found.created_at, found.charged_at) == (EVERY.created_at, EVERY.charged_at)
+
+
 def test_who_asked_a_node_was_charged_when_its_dispatch_says_so() -> None:
     asked, waiting = admitted(EVERY)._replace(charged_at=None), admitted(make_row())
     told = [entries.admit(asked), entries.admit(waiting)]

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from journals import admit, journal_in, rows_in, shipping
 from sums import sums_agree
-from usage_rows import count, eventually, ids, make_row, store
+from usage_rows import as_stored, count, eventually, ids, make_row, store
 from wire import Wire
 
 from parallama.config import DatabaseSettings, UsageSettings
@@ -44,10 +44,11 @@ async def wired(wire: Wire) -> AsyncIterator[Database]:
 
 async def test_a_row_is_visible_soon_after_its_exchange_has_ended(database: Database, tmp_path: Path) -> None:
     async with shipping(database, tmp_path) as (journal, shipper):
-        row = make_row(key_id=uuid4(), error="node_broke", context_full=True, client_request_id="mine", end_user="x")
+        told = {"error": "node_broke", "context_full": True, "client_request_id": "mine", "end_user": "x"}
+        row = make_row(key_id=uuid4(), charged_at=datetime.now(UTC), **told)
         journal.final(row)
         stored = await eventually(lambda: database.fetchrow(Query("row", (), "SELECT * FROM usage")))
-        assert tuple(stored) == row
+        assert tuple(stored) == as_stored(row)
         await eventually(lambda: shipper.pending == 0)
 
 

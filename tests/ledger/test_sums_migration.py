@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 from sums import sums_agree
-from usage_rows import make_row
+from usage_rows import as_stored, make_row
 
 from parallama.config import DatabaseSettings
 from parallama.db.migrate import migrations
@@ -27,7 +27,7 @@ async def test_rows_that_are_there_are_summed(empty_database_url: str) -> None:
         for migration in migrations():
             if "CREATE TABLE usage_hours" in migration.sql:
                 await connection.execute("SELECT usage_partitions($1, $2)", noon, noon + timedelta(days=1))
-                records = [row[: len(_COLUMNS)] for row in rows]
+                records = [as_stored(row)[: len(_COLUMNS)] for row in rows]
                 await connection.copy_records_to_table("usage", records=records, columns=_COLUMNS)
             await connection.execute(migration.sql)
     finally:

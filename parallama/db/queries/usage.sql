@@ -14,11 +14,11 @@ SELECT usage_forget($1) AS dropped FROM pg_advisory_xact_lock(8020141101), set_c
 -- is new to the sums. The order keeps two processes from waiting for each other.
 WITH added AS (
     INSERT INTO usage SELECT
-        (line ->> 0)::uuid, (line ->> 1)::timestamptz, (line ->> 2)::uuid, line ->> 3, (line ->> 4)::uuid,
+        (line ->> 0)::uuid, to_timestamp((line ->> 1)::float8), (line ->> 2)::uuid, line ->> 3, (line ->> 4)::uuid,
         line ->> 5, line ->> 6, line ->> 7, line ->> 8, line ->> 9, (line ->> 10)::bigint, (line ->> 11)::bigint,
         (line ->> 12)::boolean, (line ->> 13)::float8, (line ->> 14)::float8, (line ->> 15)::smallint, line ->> 16,
         line ->> 17, (line ->> 18)::boolean, (line ->> 19)::bigint, (line ->> 20)::bigint, (line ->> 21)::boolean,
-        line ->> 22, line ->> 23, (line ->> 24)::timestamptz
+        line ->> 22, line ->> 23, to_timestamp((line ->> 24)::float8)
     FROM incoming
     ON CONFLICT DO NOTHING RETURNING *
 )
