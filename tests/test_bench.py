@@ -16,6 +16,7 @@ import pytest
 from parallama_anthropic.answers import open_messages
 from parallama_openai.chat import open_chat
 from parallama_openai.responses import open_response
+from usage_rows import eventually
 
 from parallama.gateway.api import Codec, Head, Inbound
 from parallama.testing import inbound
@@ -23,7 +24,7 @@ from parallama.testing import inbound
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import chat  # noqa: E402 - it is run from the root, not installed
+from bench import accounting, chat  # noqa: E402 - it is run from the root, not installed
 from bench.accounting import Clients  # noqa: E402
 from bench.client import Wrong  # noqa: E402
 from bench.dialects import DIALECTS, NATIVE  # noqa: E402
@@ -115,6 +116,28 @@ async def _found(answer: bytes, dialect: str, kind: str = "streams") -> dict[str
             return await Generator(load).run()
         finally:
             await left.wait()
+
+
+async def test_where_redis_was_late_the_cost_of_the_ledger_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounting, "_REFUSED_S", 0.0)
+    refused = iter([True])
+    serving: set[asyncio.StreamWriter] = set()
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(re.findall(rb"(?i)content-length: (\d+)", head)[0]))
+                late = _framed(b"{}", b"HTTP/1.1 503 Service Unavailable")
+                writer.write(late if next(refused, False) else _framed(chat.document(b"bench:1x0us", 1)))
+        writer.close()
+        serving.remove(writer)
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+        clients = Clients(System("late", server.sockets[0].getsockname()[1], os.getpid()))
+        assert await asyncio.to_thread(clients.cpu_us) > 0
+        clients.close()
+        await eventually(lambda: not serving)
 
 
 async def test_the_cost_of_the_ledger_is_not_told_of_wrong_answers() -> None:
