@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 
 from parallama.cli import main
+from parallama.ledger.journal import Journal
 from parallama.proxy.admission import Admission
-from parallama.proxy.books import Books, Entry
+from parallama.proxy.books import Books
 
 
 def _nothing(*_: object) -> None:
@@ -21,7 +22,7 @@ async def _admitted(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    for of, step in ((Entry, "admit"), (Entry, "dispatch"), (Books, "close")):
+    for of, step in ((Journal, "admit"), (Journal, "dispatch"), (Books, "close")):
         setattr(of, step, _nothing)
     setattr(Admission, "admit", _admitted)  # noqa: B010 - a method of it, on purpose
     sys.argv[0] = "parallama"

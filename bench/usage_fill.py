@@ -74,12 +74,11 @@ def _busy(hour: datetime) -> float:
 
 def _lines(hour: datetime, rows: int, ends: list[str], dice: random.Random) -> Iterator[bytes]:
     """As the journal has them."""
-    start, name = int(hour.timestamp()) * 1000, f"{hour:%Y-%m-%dT%H}"
+    start = int(hour.timestamp()) * 1000
     for number, end in enumerate(dice.choices(ends, k=rows)):
-        passed = number * _HOUR_MS // rows
-        minute, ms = divmod(passed, 60_000)
-        at = f"{name}:{minute:02}:{ms / 1000:06.3f}Z"
-        yield f'["{start + passed:012x}70008{number:015x}","{at}",{end},"{at}"]'.encode()
+        at_ms = start + number * _HOUR_MS // rows
+        at = at_ms / 1000
+        yield f'["{at_ms:012x}70008{number:015x}",{at},{end},{at}]'.encode()
 
 
 def _ends(dice: random.Random) -> list[str]:

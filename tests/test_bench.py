@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -118,24 +119,31 @@ async def _found(answer: bytes, dialect: str, kind: str = "streams") -> dict[str
             await left.wait()
 
 
-async def test_where_redis_was_late_the_cost_of_the_ledger_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refused", [range(1), range(99, 100), range(1 << 30)], ids=["at first", "once", "always"])
+async def test_where_redis_was_late_the_cost_of_the_ledger_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, refused: range
+) -> None:
     monkeypatch.setattr(accounting, "_REFUSED_S", 0.0)
-    refused = iter([True])
-    serving: set[asyncio.StreamWriter] = set()
+    requests, serving = count(), set[asyncio.StreamWriter]()
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await reader.readexactly(int(re.findall(rb"(?i)content-length: (\d+)", head)[0]))
-                late = _framed(b"{}", b"HTTP/1.1 503 Service Unavailable")
-                writer.write(late if next(refused, False) else _framed(chat.document(b"bench:1x0us", 1)))
+                late = next(requests) in refused
+                right = _framed(chat.document(b"bench:1x0us", 1))
+                writer.write(_framed(b"{}", b"HTTP/1.1 503 Service Unavailable") if late else right)
         writer.close()
         serving.remove(writer)
 
     async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
         clients = Clients(System("late", server.sockets[0].getsockname()[1], os.getpid()))
-        assert await asyncio.to_thread(clients.cpu_us) > 0
+        if len(refused) > 1:
+            with pytest.raises(Failed, match=r"^late: refused: "):
+                await asyncio.to_thread(clients.cpu_us)
+        else:
+            assert await asyncio.to_thread(clients.cpu_us) > 0
         clients.close()
         await eventually(lambda: not serving)
 

@@ -180,10 +180,18 @@ def test_headers_that_could_not_be_sent_are_left_out() -> None:
     assert sound(Torn(), exchange()) == {"x-strange": "yes"}, "it is not asked where there is nothing to tell"
 
 
-def test_who_has_no_limits_gets_no_such_headers() -> None:
-    for dialect in (OpenAI, OllamaNative, OllamaSimple):
+def test_a_gateway_tells_nothing_of_limits_where_there_are_none() -> None:
+    asked: list[ReplyFacts] = []
+
+    class Told(OpenAI):
+        def rate_limits(self, facts: ReplyFacts) -> Mapping[str, str]:
+            asked.append(facts)
+            return super().rate_limits(facts)
+
+    for dialect in (Told, OllamaNative, OllamaSimple):
         assert not sound(dialect(), exchange())
         assert sound(dialect(), exchange(QUOTAS))
+    assert [len(facts.quotas) for facts in asked] == [len(QUOTAS)]
 
 
 # over the wire

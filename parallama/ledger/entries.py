@@ -2,7 +2,7 @@
 
 ADMIT: it begins, and is a row if nothing more is heard of it; the node that this names was asked. DISPATCH: one was
 asked later. PROGRESS: how far several have come. FINAL: its row. COLUMNS stands first in a file and names the columns
-of the rows in it, so that another version of the program can read them.
+of the rows in it, so that a later version of the program can read them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Sent(NamedTuple):
     node: str | None
     model: str | None
     charged_at: float | None
-    """When its limits were charged, if it has some."""
+    """When its limits were charged, in Unix seconds, if it has some."""
     prompt_tokens: int | None
     """That its prompt probably has, if it has limits."""
 
@@ -117,7 +117,7 @@ class Reader:
         elif kind == DISPATCH:
             # an older version says less, a newer one may say more
             id, node, model, at, tokens = [*document, None, None][:5]
-            self._change(UUID(id), node=node, model=model, charged_at=_moment(at), prompt_tokens=tokens)
+            self._change(UUID(id), node=node, model=model, charged_at=_charged(at), prompt_tokens=tokens)
         elif kind == PROGRESS:
             for id, *reached in document:
                 self._change(UUID(id), **dict(zip(Reached._fields[1:], reached, strict=False)))
@@ -145,13 +145,17 @@ class Reader:
         for at in _IDS:
             values[at] = values[at] and UUID(values[at])
         values[_CREATED_AT] = _moment(values[_CREATED_AT])
-        values[_CHARGED_AT] = _moment(values[_CHARGED_AT])
+        values[_CHARGED_AT] = _charged(values[_CHARGED_AT])
         return UsageRecord._make(values)
 
 
-def _moment(value: Any) -> float | None:
+def _charged(value: Any) -> float | None:
+    return None if value is None else _moment(value)
+
+
+def _moment(value: Any) -> float:
     """Earlier versions wrote ISO 8601."""
-    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value and float(value)
+    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
 
 
 def _text(value: str) -> str:

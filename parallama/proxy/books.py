@@ -54,6 +54,7 @@ class Books:
         """`named` gives the node's own name of a model, None when no node has it; `settle_limits` counts what an
         exchange has cost."""
         self.journal = journal
+        """Of this process."""
         self.strict = strict
         """Whether a row is on the disk itself before the client has the last of its answer."""
         self._metrics = metrics
@@ -132,7 +133,7 @@ class Books:
                 _api.info("request", extra={"fields": _line(exchange, at - exchange.started, facts)})
 
 
-class Entry:
+class Booking:
     """What is written down of one exchange while it goes on: for whoever holds it, and for the journal that asks."""
 
     __slots__ = ("_account", "_asked_at", "_books", "_codec", "_exchange")

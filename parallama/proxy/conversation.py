@@ -24,7 +24,7 @@ from parallama.nodes.answer import NodeAnswer
 from parallama.nodes.pool import Lease, Pool
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody
-from parallama.proxy.books import Entry
+from parallama.proxy.books import Booking
 from parallama.proxy.headers import for_node, sound
 from parallama.proxy.heartbeats import Heartbeats, Waiting
 from parallama.proxy.keys import EXCHANGE
@@ -58,11 +58,11 @@ class Conversation:
         self._last = b""
         """Of a stream: the last line, where it has to wait."""
 
-    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, entry: Entry) -> None:
+    async def hold(self, pool: Pool, heartbeats: Heartbeats, metrics: Metrics, booking: Booking) -> None:
         """Raises ApiError only while the answer can still become an error."""
         exchange, answer = self._exchange, self._answer
         try:
-            await self._converse(pool, heartbeats, entry)
+            await self._converse(pool, heartbeats, booking)
         except ApiError as error:
             if isinstance(error, UpstreamFailed | TimedOut) and exchange.node:
                 metrics.node_errors.labels(exchange.node, error.code).inc()
@@ -70,7 +70,7 @@ class Conversation:
                 pool.changed()
             if not answer.committed:
                 raise
-            await self._fail(error, entry)
+            await self._fail(error, booking)
         except (Exception, SystemExit):
             if answer.committed:  # a bug, of a plugin perhaps: no second head may follow the first
                 answer.abort()
@@ -78,7 +78,7 @@ class Conversation:
         finally:
             answer.close()
 
-    async def _converse(self, pool: Pool, heartbeats: Heartbeats, entry: Entry) -> None:
+    async def _converse(self, pool: Pool, heartbeats: Heartbeats, booking: Booking) -> None:
         """Ask the node, pipe its answer; the exchange's status and outcome are set when all of it is out."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         head = codec.reply
@@ -90,7 +90,7 @@ class Conversation:
                     if last:
                         await answer.write(last)
                     exchange.model = outbound.target or exchange.model_asked
-                    head = await self._ask(lease, outbound, heartbeats, entry)
+                    head = await self._ask(lease, outbound, heartbeats, booking)
                     last = self._last + codec.finish()
         else:
             answer.begin(head, self._extra(head), streams=False)
@@ -98,26 +98,26 @@ class Conversation:
         _conclude(exchange, codec, head)
         if codec.context_full is not None:
             answer.put(_context(codec))
-        self._close(entry, len(last))
-        if entry.strict:
-            await entry.secure()
+        self._close(booking, len(last))
+        if booking.strict:
+            await booking.secure()
         if last:
             await answer.write(last)
         await answer.end()
 
-    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, entry: Entry) -> Head:
+    async def _ask(self, lease: Lease, outbound: Outbound, heartbeats: Heartbeats, booking: Booking) -> Head:
         codec = self._codec
         headers = for_node(self._request.headers, self._forward)
         content, waits = _content(outbound, self._stream, headers)
-        send, asking = lease.node.upstream.send, entry.dispatch
+        send, asking = lease.node.upstream.send, booking.dispatch
         sent = send(outbound.method, outbound.path, headers, content, await_continue=waits, asking=asking)
         if not (codec.heartbeat and codec.streams):
-            return await self._pass_on(outbound, sent, None, entry)
+            return await self._pass_on(outbound, sent, None, booking)
         with heartbeats.during(self._beat) as beats:
-            return await self._pass_on(outbound, sent, beats, entry)
+            return await self._pass_on(outbound, sent, beats, booking)
 
     async def _pass_on(
-        self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None, entry: Entry
+        self, outbound: Outbound, sent: Awaitable[NodeAnswer], beats: Waiting | None, booking: Booking
     ) -> Head:
         """The node's answer to the client: a document as fast as the client takes it, a stream as fast as the node
         sends."""
@@ -130,7 +130,7 @@ class Conversation:
                 answer.begin(head, self._extra(reply.head), streams=codec.streams)
             feed = codec.feed
             if codec.streams and outbound is codec.outbounds[-1]:
-                feed = partial(self._feed, head, entry)
+                feed = partial(self._feed, head, booking)
             while not answer.flowing and (chunk := await reply.some()):
                 await answer.write(feed(chunk))
             if answer.flowing:
@@ -139,23 +139,23 @@ class Conversation:
                 await reply.pipe(lambda piece: answer.push(feed(piece)))
         return head
 
-    def _feed(self, head: Head, entry: Entry, chunk: bytes) -> bytes:
+    def _feed(self, head: Head, booking: Booking, chunk: bytes) -> bytes:
         """What the client gets of a stream. Some clients go at the last line: before it leaves, the end is written."""
         exchange, codec = self._exchange, self._codec
         data = codec.feed(chunk)
         if exchange.closed or not _complete(codec):
             return data
         _conclude(exchange, codec, head)
-        self._close(entry, len(data))
-        if not entry.strict:
+        self._close(booking, len(data))
+        if not booking.strict:
             return data
         self._last = data
         return b""
 
-    def _close(self, entry: Entry, coming: int) -> None:
+    def _close(self, booking: Booking, coming: int) -> None:
         """Write the end down before the last so many bytes go out, with them perhaps the head."""
         self._exchange.streamed = self._answer.streams
-        entry.close(self._answer.held + coming)
+        booking.close(self._answer.held + coming)
 
     async def _beat(self) -> None:
         codec, answer = self._codec, self._answer
@@ -176,7 +176,7 @@ class Conversation:
             extra["Retry-After"] = str(BUSY_RETRY_S)
         return extra
 
-    async def _fail(self, error: ApiError, entry: Entry) -> None:
+    async def _fail(self, error: ApiError, booking: Booking) -> None:
         """The head is out: say it in the stream, or else leave the body visibly unfinished."""
         exchange, codec, answer = self._exchange, self._codec, self._answer
         last = codec.fail(error) if answer.streams else b""
@@ -189,7 +189,7 @@ class Conversation:
                 answer.abort()
                 return
         last = self._last + last
-        entry.close(len(last))
+        booking.close(len(last))
         await answer.write(last)
         await answer.end()
 

@@ -23,7 +23,7 @@ from parallama.nodes.pool import Pool
 from parallama.proxy.admission import Admission
 from parallama.proxy.answer import Answer
 from parallama.proxy.body import InboundBody, Patience
-from parallama.proxy.books import Books, Entry
+from parallama.proxy.books import Booking, Books
 from parallama.proxy.conversation import Conversation
 from parallama.proxy.heartbeats import Heartbeats
 from parallama.proxy.keys import EXCHANGE
@@ -101,13 +101,13 @@ class Relay:
         stream = body if route.body is Body.STREAM else None
         conversation = Conversation(request, gateway, codec, answer, stream, self._forward)
         account = partial(self._account, exchange, use, codec)
-        entry = Entry(self._books, exchange, codec, account)
+        booking = Booking(self._books, exchange, codec, account)
         if codec.outbounds:
-            entry.admit()
+            booking.admit()
             await self._admission.admit(exchange, caller, use, codec)
         cut = False
         try:
-            await conversation.hold(self._pool, self._heartbeats, self._metrics, entry)
+            await conversation.hold(self._pool, self._heartbeats, self._metrics, booking)
         except (ClientLeft, TimedOut, asyncio.CancelledError):
             cut = True
             raise
@@ -115,9 +115,9 @@ class Relay:
             if not exchange.closed:
                 account()
                 if cut:
-                    self._speeds.estimate(exchange, use, codec.outbounds, entry.asked_s)
+                    self._speeds.estimate(exchange, use, codec.outbounds, booking.asked_s)
                     exchange.usage = self._held(exchange.usage, use, codec)
-        self._learn(exchange, use, codec, entry.asked_s)
+        self._learn(exchange, use, codec, booking.asked_s)
         return answer.response
 
     def _learn(self, exchange: Exchange, use: Use, codec: Codec, asked_s: float | None) -> None:

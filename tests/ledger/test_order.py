@@ -22,7 +22,7 @@ from parallama.app import BOOKS, SHIPPER
 from parallama.exchange import Caller, Exchange, Usage, UsageRecord
 from parallama.gateway.api import Codec
 from parallama.ledger import entries
-from parallama.proxy.books import Entry
+from parallama.proxy.books import Booking
 from parallama.testing import Answer, FakeOllama, Fault
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -40,7 +40,9 @@ def home(gateway: RunningGateway) -> Path:
 
 def kinds(gateway: RunningGateway) -> bytes:
     """The kinds of the entries so far, PROGRESS apart, and DISPATCH of who had to wait for a connection."""
-    return b"".join(entry[:1] for entry in said(home(gateway)) if entry[:1] not in (entries.PROGRESS, entries.DISPATCH))
+    return b"".join(
+        booking[:1] for booking in said(home(gateway)) if booking[:1] not in (entries.PROGRESS, entries.DISPATCH)
+    )
 
 
 def rows(gateway: RunningGateway) -> list[UsageRecord]:
@@ -164,9 +166,9 @@ async def test_counts_that_cannot_be_had_do_not_stop_the_journal(gateway: Runnin
     exchange = Exchange(id=row.id, client_request_id=None, gateway="ollama", caller=caller, node="node-1")
     odd = (lambda: 1 / 0, lambda: Usage(output_tokens=1 << 70), lambda: Usage(output_tokens="many"))
     for usage in (*odd, lambda: Usage(output_tokens=5)):
-        entry = Entry(gateway.app[BOOKS], replace(exchange, id=make_row().id), Tells(usage), lambda: None)
-        entry.admit()
-        entry.dispatch()
+        booking = Booking(gateway.app[BOOKS], replace(exchange, id=make_row().id), Tells(usage), lambda: None)
+        booking.admit()
+        booking.dispatch()
     await eventually(lambda: [found.output_tokens for found in rows(gateway)] == [None, None, None, 5])
 
 
