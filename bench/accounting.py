@@ -85,8 +85,6 @@ class Refused(Failed):
 class Clients:
     """Those of one gateway: each asks again as soon as it has its answer."""
 
-    _connections: Sequence[socket.socket] = ()
-
     def __init__(self, system: System) -> None:
         dialect = DIALECTS[NATIVE]
         self._system = system

@@ -193,7 +193,7 @@ def _share(path: str, body: Mapping[str, Any], model: Model, context: int | None
         return _NO_OUTPUT
     options = body.get("options")
     given = options.get("num_predict") if options else None
-    longest = UNBOUNDED if context is None else 10 * context
+    longest = _longest(context)
     asked, own = None, model.own_output
     if given is not None:
         own = asked = _asked(given, context)
@@ -207,7 +207,12 @@ def _asked(given: Any, context: int | None) -> int | None:
     number = whole(given)
     if not number or number < 0:
         return None
-    return min(number, UNBOUNDED if context is None else 10 * context)
+    return min(number, _longest(context))
+
+
+def _longest(context: int | None) -> int:
+    """Tokens of the longest answer that Ollama generates: ten contexts."""
+    return UNBOUNDED if context is None else 10 * context
 
 
 def _runs(path: str, model: Model) -> int:
