@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,14 +20,15 @@ IDS = Query("ids", (), "SELECT id FROM usage ORDER BY id")
 
 _queries = query.load("usage")
 _new_id = IdGenerator()
+_numbers = itertools.count()
 _ALICE = uuid4()
 
 
 def make_row(moment: datetime | None = None, **changes: Any) -> UsageRecord:
-    """A row of alice's, made now or at `moment`, apart from `changes`."""
+    """A row of alice's, made now or at `moment`, apart from `changes`; those of one moment are in the order made."""
     made = _new_id()
     if moment is not None:
-        made = UUID(int=int(moment.timestamp() * 1000) << 80 | made.int & (1 << 80) - 1)
+        made = UUID(int=int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62 | next(_numbers))
     row = UsageRecord(
         id=made,
         created_at=created_at(made),
