@@ -125,9 +125,7 @@ class Generator:
     async def _repeated(self) -> dict[str, Any]:
         await self._open(self._load.connections)
         await asyncio.sleep(_WARM_S)
-        window = Window(self._seen, self._load.watch)
-        await asyncio.sleep(self._load.seconds)
-        found = window.close()
+        found = await self._measured()
         self._again = False
         await self._end()
         return found
@@ -135,12 +133,19 @@ class Generator:
     async def _paced(self) -> dict[str, Any]:
         await self._open(self._load.connections, _BEGUN_PER_S)
         await self._begun()
-        window = Window(self._seen, self._load.watch)
-        await asyncio.sleep(self._load.seconds)
-        found = window.close()
+        found = await self._measured()
         self._again = False
         await self._end()
         return found
+
+    async def _measured(self) -> dict[str, Any]:
+        """What is seen in the time, or until there is something. Raises Wrong."""
+        window, seen, paced = Window(self._seen, self._load.watch), self._seen, self._load.kind == "paced"
+        await asyncio.sleep(self._load.seconds)
+        async with _within("nothing was answered"):
+            while not (seen.chunks if paced else seen.answers):  # noqa: ASYNC110 - as in _begun
+                await asyncio.sleep(0.02)
+        return window.close()
 
     async def _held(self) -> dict[str, Any]:
         before = await self._memory_with(self._load.base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -56,7 +57,11 @@ class Wire:
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._pipes: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self._place = socket.socket()
+        """Bound, so that nobody else gets the port while the way is cut; it does not listen."""
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         self.open = asyncio.Event()
         self.open.set()
         self.held = b""
@@ -73,10 +78,10 @@ class Wire:
             yield self
         finally:
             await self.cut()
+            self._place.close()
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         if self._server is None:

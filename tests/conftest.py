@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 from e2e.databases import fresh_database, named
+from hypothesis import HealthCheck, settings
 from processes import Place, place
 from running import PATIENT, RunningGateway, running_gateway
 from wire import Wire
@@ -29,6 +30,10 @@ from parallama.testing import FakeOllama, fake_ollama
 
 _ROOM = 2 << 30
 """Bytes of memory that must be free before databases are put there."""
+
+# that a machine is slow is not under test
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -93,4 +93,4 @@ async def _served(postgres: str, settings: dict[str, Any]) -> AsyncIterator[Serv
 
 
 def _nodes(settings: dict[str, Any], url: str) -> list[dict[str, Any]]:
-    return [{"name": "node-1", "url": url, **one} for one in settings.get("nodes", [{}])]
+    return [{"name": "node-1", "url": url, "probe_s": 3600, **one} for one in settings.get("nodes", [{}])]

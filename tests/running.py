@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CEILING_S = 30.0
 PATIENT = DatabaseSettings(acquire_s=60, connect_s=60, command_s=60)
 """For what tests themselves ask: that a machine is slow, or its disk, is not under test."""
 
+HOUR_S = 3600
+
 _TESTER = Query(
     "tester",
     (),
@@ -49,6 +52,13 @@ async def eventually(what: Callable[[], Any]) -> Any:
             if found:
                 return found
             await asyncio.sleep(0.01)
+
+
+async def early_in_an_hour(room_s: float = 20.0) -> None:
+    """No hour ends in the next seconds, so no day or month of UTC does: what is charged now is read in the same one."""
+    left_s = HOUR_S - time.time() % HOUR_S
+    if left_s < room_s:
+        await asyncio.sleep(left_s + 0.1)
 
 
 @dataclass
@@ -117,7 +127,11 @@ async def running_gateway(
 
     Tests wait for its usage rows: it writes them sooner than by default.
     """
-    usual = {"nodes": [{"name": "node-1", "url": node_url}], "usage": {"flush_ms": 10}}
+    usual = {
+        "nodes": [{"name": "node-1", "url": node_url}],
+        "usage": {"flush_ms": 10},
+        "database": {"acquire_s": PATIENT.acquire_s},  # to have a connection takes its time on a busy machine
+    }
     chosen = Settings.model_validate({**usual, **(settings or {})})
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import requests
 import schemathesis
 from admin_api import Api, api, in_one_loop
@@ -153,6 +154,7 @@ def fire_all(world: World, document: dict[str, Any]) -> None:
             fire(world, operation, session, count)
 
 
+@pytest.mark.timeout(300)
 async def test_nothing_undeclared_is_answered_to_whatever_is_sent(api: Api) -> None:
     world = World(api, asyncio.get_running_loop())
     await asyncio.to_thread(fire_all, world, as_known(await api.done("GET", "openapi.json")))

@@ -163,6 +163,7 @@ async def test_the_cost_of_the_ledger_is_not_told_of_wrong_answers() -> None:
         clients.close()
 
 
+@pytest.mark.timeout(300)
 async def test_the_bench_measures_every_system_and_writes_its_table(tmp_path: Path) -> None:
     out = tmp_path / "results.md"
     code, said, err = await _python("bench", "--smoke", "--out", str(out))

@@ -23,6 +23,12 @@ from parallama.identity.callers import Callers
 from parallama.identity.users import Users
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a machine is slow is not under test."""
+    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
+
+
 @pytest.fixture
 async def wire(database_url: str) -> AsyncIterator[Wire]:
     async with Wire(database_url).running() as wire:
@@ -386,9 +392,8 @@ async def test_after_the_grace_time_each_use_asks_the_database(wire: Wire, datab
 
 
 async def test_a_flood_of_wrong_keys_leaves_the_cache_bounded_and_the_right_ones_in_it(
-    database: Database, alice: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, alice: str
 ) -> None:
-    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)  # that a machine is slow is not under test
     callers = Callers(database, auth(cache_entries=100), Present())
     await callers.identify(bearer(alice))
 

@@ -486,7 +486,10 @@ async def port_of(running: Running) -> int:
 
     def found() -> int | None:
         assert running.popen.poll() is None, running.err
-        inodes = {link.readlink().name for link in Path(f"/proc/{running.popen.pid}/fd").iterdir()}
+        inodes = set()
+        for link in Path(f"/proc/{running.popen.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                inodes.add(link.readlink().name)
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, _, state, *rest = line.split()
             if state == "0A" and f"socket:[{rest[5]}]" in inodes:

@@ -166,7 +166,7 @@ async def test_a_reset_lets_what_was_used_count_as_nothing(api: Api, commands: C
     bob = called("bob")
     key = await api.user(bob)
     (its,) = await commands.told("key", "list", "--username", bob)
-    await commands.said("limits", "set", bob, "--request-daily", "1")
+    await commands.said("limits", "set", bob, "--request-monthly", "1")
 
     async def status() -> int:
         body = {"model": MODEL, "prompt": "one", "stream": False}
@@ -188,7 +188,7 @@ async def test_a_reset_lets_what_was_used_count_as_nothing(api: Api, commands: C
     for other in (["--key", its["id"]], [bob, "--gateway", "openai"], [bob, "--model", "llama3*"]):
         await commands.said("limits", "reset", *other, "--yes")
         assert await status() == 429
-    assert brief(await commands.told("limits", "show", bob)) == [(f"user {bob}", "*", None, "requests", "day", 1)]
+    assert brief(await commands.told("limits", "show", bob)) == [(f"user {bob}", "*", None, "requests", "month", 1)]
     assert "nobody" in await commands.refused("limits", "reset", "nobody", "--yes")
 
 

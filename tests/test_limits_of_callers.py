@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from calling import Clock, Present, auth, bearer, process, token_of, until, without_waiting, write
+from calling import CEILING_S, Clock, Present, auth, bearer, process, token_of, until, without_waiting, write
 from multidict import CIMultiDict
 
 from parallama.db.pool import Database
@@ -20,6 +20,12 @@ from parallama.identity.roles import Roles
 from parallama.identity.terms import Subject
 from parallama.identity.users import Users
 from parallama.limits import Limit, Meter, Period, Scope
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a machine is slow is not under test."""
+    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
 
 
 @pytest.fixture

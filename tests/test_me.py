@@ -134,8 +134,9 @@ async def test_who_has_no_password_changes_none(api: Api) -> None:
 async def test_a_password_is_not_guessed_here(api: Api) -> None:
     key = await api.user("guessed", password=_WORDS)
     body = {"current": "wrong", "new": _NEW_WORDS}
-    statuses = [(await api("POST", "/me/password", body, key=key)).status for _ in range(6)]
-    assert statuses == [403] * 5 + [429]
+    statuses = [(await api("POST", "/me/password", body, key=key)).status for _ in range(9)]
+    assert statuses[:5] == [403] * 5
+    assert 429 in statuses  # the first wait is a second, which a slow machine takes for one attempt
 
 
 async def test_an_anonymous_caller_has_nothing_to_change(api: Api) -> None:

@@ -115,7 +115,7 @@ async def test_a_cancelled_caller_gives_its_connection_back(database_url: str) -
 
 
 async def test_a_killed_database_heals_without_a_restart_of_ours(state: Path) -> None:
-    async with embedded(state) as url, pool(url) as database:
+    async with embedded(state) as url, pool(url, acquire_s=60, command_s=60) as database:
         await asyncio.gather(*(database.fetch(ONE) for _ in range(5)))
         inside = asyncio.get_running_loop().create_task(database.fetch(SLEEP))
         await eventually(lambda: database.size()[0] > database.size()[1])
@@ -131,7 +131,7 @@ async def test_a_killed_database_heals_without_a_restart_of_ours(state: Path) ->
 
 
 async def test_a_database_that_hangs_is_unavailable_and_then_back(state: Path) -> None:
-    async with embedded(state) as url, pool(url, pool_size=2, acquire_s=0.2, command_s=1) as database:
+    async with embedded(state) as url, pool(url, pool_size=2, acquire_s=60, command_s=60) as database:
         await asyncio.gather(*(database.fetch(ONE) for _ in range(2)))
         send(state, signal.SIGSTOP)
         try:
@@ -153,7 +153,7 @@ async def test_a_database_that_hangs_is_unavailable_and_then_back(state: Path) -
 async def test_leaving_does_not_hang_on_a_database_that_does(state: Path) -> None:
     async with embedded(state) as url:
         async with pool(url, command_s=0.5) as database:
-            await database.fetch(ONE)
+            await database.fetch(ONE, limit_s=60)
             send(state, signal.SIGSTOP)
         send(state, signal.SIGCONT)
 

@@ -161,7 +161,7 @@ async def test_a_change_in_between_is_kept_beside_ours(api: Api) -> None:
 
 async def test_figures_are_those_of_the_server_that_answers(api: Api, there: Commands) -> None:
     (before,) = await there.told("gateway", "metrics", "--gateway", "ollama")
-    async with api.gateway.http.get(f"{api.gateway.url}/api/tags", headers=api.gateway.auth) as answer:
+    async with api.gateway.http.get(f"{api.gateway.url}/api/tags", headers=api.gateway.admin_auth) as answer:
         assert answer.status == 200
         await answer.read()
     (after,) = await there.told("gateway", "metrics", "--gateway", "ollama")

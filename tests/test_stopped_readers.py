@@ -23,11 +23,12 @@ KB = 1 << 10
 MB = 1 << 20
 LINE = (
     b'{"model":"llama3.2:1b","created_at":"2026-01-01T00:00:00.000000000Z",'
-    b'"message":{"role":"assistant","content":" token"},"done":false}\n'
+    b'"message":{"role":"assistant","content":"%b"},"done":false}\n' % (b" token" * 60)
 )
-WAITING = 450 * KB
+"""Longer than a token's: as many bytes in fewer steps."""
+WAITING = 350 * KB
 LINES = WAITING // (len(LINE) + 6)
-"""A bit less than may wait for a reader, each line with the framing of its chunk."""
+"""A bit less than may wait for all readers together, each line with the framing of its chunk."""
 
 
 def started(here: Place, database_url: str, node: FakeOllama) -> tuple[Running, str]:
@@ -64,7 +65,7 @@ def on_the_way(port: int) -> int:
     return sum(int(waiting, 16) for both in queues for waiting in both)
 
 
-async def until(what: Any, ceiling_s: float = 90.0) -> None:
+async def until(what: Any, ceiling_s: float = 120.0) -> None:
     """Poll, without holding this loop up; generous, because every token goes through the node of this process."""
     await asyncio.to_thread(wait_for, what, ceiling_s)
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from admin_api import Api, api, in_one_loop
 from commands import Commands, at_server
+from running import early_in_an_hour
 from usage_rows import eventually, made_at, make_row, store
 
 from parallama import AsyncParallamaClient
@@ -73,6 +74,7 @@ def table(document: str) -> list[dict[str, str]]:
 
 
 async def test_a_user_learns_what_they_used_and_what_remains(api: Api) -> None:
+    await early_in_an_hour()
     key = await api.user("ann")
     await used(api, "ann", {"prompt_tokens": 10, "output_tokens": 5}, {"gateway": "openai"})
     await limited(api, "ann", "total_tokens", "day", 1000)

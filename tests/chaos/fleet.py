@@ -136,9 +136,13 @@ class Fleet:
     async def verified(self, number: int = 0) -> Mapping[str, Any]:
         """What `parallama ledger verify` says of the gateway."""
         env = {**self._settings(), "PARALLAMA_DATA_DIR": str(self.state(number))}
-        done = await asyncio.to_thread(lambda: self.here.run("ledger", "verify", "--json", **env))
-        assert done.stdout, done.stderr
-        found: Mapping[str, Any] = json.loads(done.stdout)
+
+        async def said() -> Mapping[str, Any] | None:
+            done = await asyncio.to_thread(lambda: self.here.run("ledger", "verify", "--json", **env))
+            assert done.stdout or "cannot compare its counts now" in done.stderr, done.stderr  # Redis was late
+            return json.loads(done.stdout) if done.stdout else None
+
+        found: Mapping[str, Any] = await eventually(said)
         return found
 
     def _settings(self) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from scale import HANG_S
 from parallama.db.pool import Database
 from parallama.testing import FakeOllama
 
-_SOON = {"PARALLAMA__DATABASE__COMMAND_S": "1", "PARALLAMA__DATABASE__CONNECT_S": "1"}
+_SOON = {f"PARALLAMA__DATABASE__{name}_S": "1" for name in ("COMMAND", "CONNECT", "ACQUIRE")}
 """Long before it goes on again."""
 
 pytestmark = pytest.mark.timeout(300)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from databases import fresh_database
 from python_client import Client, awaited, foreign
-from running import RunningGateway, running_gateway
+from running import RunningGateway, eventually, running_gateway
 
 from parallama import AsyncParallamaClient, NotAllowed, NotAuthenticated, ParallamaClient
 from parallama.errors import NotFound, Unavailable, UpstreamFailed
@@ -76,7 +76,7 @@ async def test_completions_are_the_same(client: Client) -> None:
 
 async def test_parameters_reach_the_node(client: Client, node: FakeOllama) -> None:
     await client(lambda one: one.generate(model=MODEL, prompt="x", temperature=0.25, max_tokens=7))
-    options = json.loads(node.requests[-1].body)["options"]
+    options = json.loads(node.seen("/api/generate")[-1].body)["options"]
     assert (options["temperature"], options["num_predict"]) == (0.25, 7)
 
 
@@ -165,20 +165,24 @@ async def test_a_login_is_renewed_when_its_token_has_ended(awaited: bool, gatewa
         async with gateway.database.connection() as one:
             await one.execute("UPDATE sessions SET generation = generation + 1")
 
+    async def renewed(listed: Callable[[], Awaitable[Any]], before: Any) -> bool:
+        """The gateway hears soon, not at once, that the token has ended."""
+        assert await listed() == before
+        async with gateway.database.connection() as one:
+            return bool(await one.fetchval("SELECT count(*) FROM refresh_tokens WHERE rotated_at IS NOT NULL"))
+
     given = {"base_url": gateway.url, "username": "carol", "password": PASSWORD}
     if awaited:
         async with AsyncParallamaClient(**given) as client:
             before = await client.list_models()
             await ended()
-            assert await client.list_models() == before
+            await eventually(lambda: renewed(client.list_models, before))
     else:
         waiting = await asyncio.to_thread(ParallamaClient, **given)
         with waiting:
             before = await asyncio.to_thread(waiting.list_models)
             await ended()
-            assert await asyncio.to_thread(waiting.list_models) == before
-    async with gateway.database.connection() as one:
-        assert await one.fetchval("SELECT count(*) FROM refresh_tokens WHERE rotated_at IS NOT NULL") >= 1
+            await eventually(lambda: renewed(lambda: asyncio.to_thread(waiting.list_models), before))
 
 
 async def test_a_wrong_password_is_told(awaited: bool, gateway: RunningGateway) -> None:

@@ -23,7 +23,7 @@ from administering import (
 from asking import MODEL
 from databases import fresh_database
 from python_client import Using, awaited, using
-from running import RunningGateway, running_gateway
+from running import RunningGateway, early_in_an_hour, running_gateway
 
 from parallama.admin.sessions import Rotated
 from parallama.client.admin import Admin
@@ -76,6 +76,7 @@ async def test_every_operation_works(admin: Using, gateway: RunningGateway, awai
     await use_settings(admin)
     given = {"base_url": gateway.url, "username": bob, "password": PASSWORD}
     async with using(awaited, **given) as own:
+        await early_in_an_hour()
         await ask(gateway, (await admin.create_key(bob)).key)
         await use_usage(admin, own, bob)
         await use_sessions(admin, own, bob)

@@ -32,6 +32,8 @@ BUILT = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
 PIP = {"PIP_QUIET": "1", "PIP_NO_COMPILE": "1", "PIP_NO_BUILD_ISOLATION": "0"}
 """To save time: 0 says that packages are built by the setuptools which is there."""
 
+pytestmark = pytest.mark.timeout(600)  # packages come over the network
+
 MODEL = "llama3.2:1b"
 EOT = b"\x04"
 
@@ -74,7 +76,7 @@ class Clean:
             env=clean,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -20,7 +20,7 @@ from parallama.limits import Meter, Period
 
 async def main(url: str, prefix: str, subject: str, amount: str, requests: str) -> None:
     rules = [
-        limit(int(amount), subject=UUID(subject)),
+        limit(int(amount), period=Period.MONTH, subject=UUID(subject)),
         limit(int(amount), Meter.CONCURRENCY, Period.NOW, subject=UUID(subject)),
     ]
     store = RedisStore(url, ZONE, prefix=prefix, terms=Terms(30.0, 0.0))

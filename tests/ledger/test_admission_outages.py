@@ -100,6 +100,7 @@ async def test_whoever_waits_for_counts_is_told_at_once(gateway: RunningGateway,
     people = [await new_person(gateway) for _ in range(10)]
     for person in people:
         await person.limit("requests", 1)
+        assert (await person.ask(None, "/api/tags", method="GET")).status == 200  # its key is known
     answers = await asyncio.gather(*(person.together(3) for person in people))
     assert [statuses(got) for got in answers] == [{200: 1, 429: 2}] * 10
     assert gateway.app[STORE].known == 10

@@ -15,6 +15,7 @@ from limited_people import in_one_loop as in_one_loop
 from limited_people import node as node
 from limited_people import served as served
 from redis_server import redis_server
+from redis_stores import waited_for
 from running import RunningGateway, eventually
 
 from parallama.app import STORE
@@ -32,7 +33,7 @@ def gateway_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]
     if request.param == "memory":
         yield {}
         return
-    with redis_server() as server:
+    with redis_server() as server, waited_for():
         yield {"usage": {"flush_ms": 10}, "redis": {"url": server.url}}
 
 

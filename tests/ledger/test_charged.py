@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from asking import MODEL
 from journals import admitted, dispatched, left_behind, reached, segment, shipping
-from running import eventually, running_gateway
+from running import early_in_an_hour, eventually, running_gateway
 from sums import hour_of, sums_agree
 from usage_rows import make_row, store
 
@@ -66,6 +66,7 @@ async def test_the_row_that_a_killed_process_never_wrote_has_it_too(database: Da
 async def test_what_is_seeded_is_what_was_counted(
     database_url: str, node: FakeOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await early_in_an_hour()
     monkeypatch.setattr("parallama.bookkeeping.MemoryStore", AnHourAhead)
     body: dict[str, Any] = {"model": MODEL, "prompt": "one two three", "stream": False}
     async with running_gateway(database_url, node.url) as gateway:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from journals import admitted, journal_in, left_behind, segment
 from redis_server import RedisServer
-from redis_stores import DAY, PATIENT, SLOTS, Start
+from redis_stores import DAY, PATIENT, SLOTS, Start, waited_for
 from store_rig import ZONE, Rig
 from usage_rows import make_row, store
 
@@ -25,6 +26,12 @@ from parallama.errors import Conflict, NotFound
 from parallama.ledger import entries
 from parallama.ledger.home import LOCK
 from parallama.ledger.redis_store import RedisStore
+
+
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[None]:
+    with waited_for():
+        yield
 
 
 def context(state: Path, server: RedisServer | None = None) -> Context:

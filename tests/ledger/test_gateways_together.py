@@ -25,7 +25,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY: dict[str, Any] = {"model": MODEL, "prompt": "one two three", "stream": False}
 K = 20
-
+FLUSH_MS = 200
+"""Of both: each gives the other so long to bring to the database what has ended there."""
 
 Two = tuple[RedisServer, RunningGateway, str, FakeOllama]
 
@@ -34,9 +35,11 @@ Two = tuple[RedisServer, RunningGateway, str, FakeOllama]
 async def two(postgres: str) -> AsyncIterator[Two]:
     """What the gateways share, the one here, the URL of the one elsewhere, and their node."""
     with redis_server() as redis:
+        settings = {"redis": {"url": redis.url}, "usage": {"flush_ms": FLUSH_MS}}
         async with fresh_database(postgres) as url, fake_ollama() as node:
-            async with running_gateway(url, node.url, {"redis": {"url": redis.url}}) as here:
+            async with running_gateway(url, node.url, settings) as here:
                 env = {"PARALLAMA_DB_URL": url, "PARALLAMA__REDIS__URL": redis.url}
+                env["PARALLAMA__USAGE__FLUSH_MS"] = str(FLUSH_MS)
                 env |= {"PARALLAMA__NODES__0__NAME": "node-1", "PARALLAMA__NODES__0__URL": node.url}
                 with place() as home:
                     elsewhere = home.start("serve", "--port", "0", **env)
@@ -71,7 +74,7 @@ async def exactly_the_limit(http: aiohttp.ClientSession, urls: Sequence[str], ke
 
 async def test_together_they_admit_exactly_what_a_limit_allows(two: Two) -> None:
     _, here, elsewhere, node = two
-    await Limits(here.database).create(Subject(user="alice"), "requests", "hour", amount=K)
+    await Limits(here.database).create(Subject(user="alice"), "requests", "month", amount=K)
     node.requests.clear()
     async with aiohttp.ClientSession() as http:
         urls = [here.url, elsewhere] * 50
@@ -84,7 +87,7 @@ async def test_together_they_admit_exactly_what_a_limit_allows(two: Two) -> None
 
 async def test_without_redis_a_closed_limit_refuses_and_is_kept_when_it_is_back(two: Two) -> None:
     redis, here, elsewhere, node = two
-    await Limits(here.database).create(Subject(user="root"), "requests", "hour", amount=K)
+    await Limits(here.database).create(Subject(user="root"), "requests", "month", amount=K)
     node.requests.clear()
     async with aiohttp.ClientSession() as http:
         await eventually(lambda: _is(200, http, elsewhere, here.admin_key))

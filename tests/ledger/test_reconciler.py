@@ -20,6 +20,7 @@ from limited_people import (
     served,
 )
 from redis_server import redis_server
+from redis_stores import waited_for
 from running import RunningGateway, eventually
 
 from parallama.app import BOOKS, POOL, RECONCILER, STORE
@@ -41,7 +42,7 @@ def gateway_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]
     if request.param == "memory":
         yield {}
         return
-    with redis_server() as server:
+    with redis_server() as server, waited_for():
         yield {"usage": {"flush_ms": 10}, "redis": {"url": server.url}, "limits": {"weights": {"*": 0.3}}}
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from asking import Gate
 from limited_people import Person, new_person
 from redis_server import RedisServer, redis_server
+from redis_stores import waited_for
 from running import RunningGateway, eventually, running_gateway
 from wire import Wire
 
@@ -33,7 +34,7 @@ REQUESTS = Scope("*", None, Meter.REQUESTS, Period.DAY)
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+    with redis_server() as server, waited_for():
         yield server
 
 

@@ -96,12 +96,12 @@ async def test_a_change_is_remembered_longer_than_any_count(server: RedisServer,
 
 async def test_counts_of_every_process_are_told_however_many(start: Start) -> None:
     one, other = await start(), await start()
-    hours = [limit(9, subject=uuid4()) for _ in range(1200)]
-    for store, some in ((one, hours[::2]), (other, hours[1::2])):
+    months = [limit(9, period=Period.MONTH, subject=uuid4()) for _ in range(1200)]
+    for store, some in ((one, months[::2]), (other, months[1::2])):
         await Rig(store).seed(*(rule.counter for rule in some), used=[])
-    await Rig(one).used(hours[0])
+    await Rig(one).used(months[0])
     await asyncio.gather(one.paid(), one.standings([DAY]), other.standings([DAY]))
-    assert await other.counts() == {rule.counter: int(rule is hours[0]) for rule in hours}
+    assert await other.counts() == {rule.counter: int(rule is months[0]) for rule in months}
 
 
 async def test_counts_that_redis_has_let_go_are_told_no_more(server: RedisServer, start: Start) -> None:

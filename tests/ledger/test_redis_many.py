@@ -51,13 +51,14 @@ async def test_of_200_at_once_from_3_processes_exactly_as_many_as_allowed_are_ad
     async with AsyncExitStack() as stack:
         three = [await stack.enter_async_context(process(server, subject, amount, n)) for n in (67, 67, 66)]
         assert sum(await asyncio.gather(*(admitted(one) for one in three))) == amount
-        assert await rig.sums(limit(amount, subject=subject)) == (0, amount)
+        assert await rig.sums(limit(amount, period=Period.MONTH, subject=subject)) == (0, amount)
 
 
 async def test_who_is_killed_loses_its_slots_and_no_more(server: RedisServer, start: Start) -> None:
     store, subject = await start(), uuid4()
     rig, others = Rig(store), server.names("alive")
-    slots, hour = limit(3, Meter.CONCURRENCY, Period.NOW, subject=subject), limit(3, subject=subject)
+    slots = limit(3, Meter.CONCURRENCY, Period.NOW, subject=subject)
+    month = limit(3, period=Period.MONTH, subject=subject)
     async with process(server, subject, 3, 3) as one:
         assert await admitted(one) == 3
         held = server.names("held")
@@ -66,11 +67,11 @@ async def test_who_is_killed_loses_its_slots_and_no_more(server: RedisServer, st
     await rig.refused(slots)
     server.say("DEL", *(server.names("alive") - others))  # as when 30 seconds pass
     await rig.granted(slots)
-    assert await rig.sums(hour) == (0, 3)
+    assert await rig.sums(month) == (0, 3)
     for name in held:  # as who adopts its journal does
         store.settle(UUID(name.rpartition(":")[2]), Spent(0, 1))
     await store.paid()
-    assert await rig.sums(hour) == (3, 0)
+    assert await rig.sums(month) == (3, 0)
 
 
 async def test_who_was_taken_for_dead_gets_its_slots_back(server: RedisServer, start: Start) -> None:

@@ -18,7 +18,7 @@ from test_gateways_together import ask
 
 from parallama.testing import fake_ollama
 
-FLUSH_MS = 20
+FLUSH_MS = 200
 """Of both: each gives the other so long to bring to the database what has ended there."""
 
 
@@ -46,8 +46,8 @@ async def change(here: RunningGateway, method: str, path: str, body: Any = None)
     await eventually(done)
 
 
-def hourly(amount: int | None) -> dict[str, Any]:
-    return {"user": "alice", "limits": [{"meter": "requests", "period": "hour", "amount": amount}]}
+def monthly(amount: int | None) -> dict[str, Any]:
+    return {"user": "alice", "limits": [{"meter": "requests", "period": "month", "amount": amount}]}
 
 
 async def let_in(http: aiohttp.ClientSession, here: RunningGateway, *urls: str) -> int:
@@ -84,7 +84,7 @@ async def recorded(here: RunningGateway, served: int) -> None:
 async def test_a_reset_is_one_for_all_of_them_and_outlives_the_counts(postgres: str) -> None:
     with redis_server() as redis:
         async with two(postgres, redis) as (here, elsewhere), aiohttp.ClientSession() as http:
-            await change(here, "PATCH", "limits", hourly(4))
+            await change(here, "PATCH", "limits", monthly(4))
             for served in (4, 8):
                 assert await let_in(http, here, elsewhere, here.url) == 4
                 await recorded(here, served)
@@ -98,11 +98,11 @@ async def test_a_reset_is_one_for_all_of_them_and_outlives_the_counts(postgres: 
 async def test_a_limit_that_returns_counts_what_all_of_them_served_meanwhile(postgres: str) -> None:
     with redis_server() as redis:
         async with two(postgres, redis) as (here, elsewhere), aiohttp.ClientSession() as http:
-            await change(here, "PATCH", "limits", hourly(5))
+            await change(here, "PATCH", "limits", monthly(5))
             assert await until_served(http, elsewhere, here)
-            await change(here, "PATCH", "limits", hourly(None))
+            await change(here, "PATCH", "limits", monthly(None))
             for url in (here.url, elsewhere):
                 assert await until_served(http, url, here)
             await recorded(here, 3)
-            await change(here, "PATCH", "limits", hourly(5))
+            await change(here, "PATCH", "limits", monthly(5))
             assert await let_in(http, here, here.url) == 2

@@ -13,6 +13,7 @@ import pytest_asyncio
 from asking import Gate
 from limited_people import Person, in_one_loop, node, person, served
 from redis_server import redis_server
+from redis_stores import waited_for
 from running import RunningGateway, eventually
 
 from parallama.admin.control import serving
@@ -38,7 +39,7 @@ def gateway_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]
     if request.param == "memory":
         yield {"usage": FAST}
         return
-    with redis_server() as server:
+    with redis_server() as server, waited_for():
         yield {"usage": FAST, "redis": {"url": server.url}}
 
 

@@ -18,7 +18,8 @@ from parallama.limits import Period
 CALENDAR = (Period.HOUR, Period.DAY, Period.MONTH)
 ZONES = sorted(zoneinfo.available_timezones() - {"localtime", "Factory"})
 SINCE, UNTIL = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (1972, 2040))
-LONGEST = {Period.HOUR: 3600, Period.DAY: 26 * 3600, Period.MONTH: 31 * 86_400 + 7200}
+LONGEST = {Period.HOUR: 3600, Period.DAY: 31 * 3600, Period.MONTH: 31 * 86_400 + 7 * 3600}
+"""Seconds; Vostok put its clocks back by seven hours in 1994."""
 
 
 def at(text: str, zone: str, fold: int = 0) -> int:
