@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from calling import CEILING_S, Clock, Present, Wire, auth, bearer, process, refused, until, without_waiting
 from multidict import CIMultiDict
+from running import PATIENT
 
 from parallama.config import DatabaseSettings
-from parallama.db.pool import Database
+from parallama.db.pool import Database, Row
 from parallama.db.query import Query
 from parallama.errors import NotAuthenticated, Unavailable
 from parallama.exchange import Caller
@@ -316,6 +319,25 @@ async def test_who_comes_with_a_new_key_at_the_same_time_asks_once(
         wire.open.set()
     assert {use.result().username for use in uses[1:]} == {"alice"}
     assert wire.held.count(b"alice") == 1
+
+
+async def test_many_who_were_known_before_a_reset_ask_once_what_is_accepted(database: Database, alice: str) -> None:
+    """As when PostgreSQL is back: all of them come at the same time, and want a connection."""
+    asked: list[str] = []
+
+    class Counted(Database):
+        async def fetchrow(self, query: Query, *args: Any, limit_s: float | None = None) -> Row | None:
+            asked.append(query.name)
+            return await super().fetchrow(query, *args, limit_s=limit_s)
+
+    others = [(await ApiKeys(database).create("alice"))[0] for _ in range(4)]
+    async with Counted(database.url, PATIENT).running() as counted:
+        callers = Callers(counted, auth(), Present())
+        for _ in range(2):
+            asked.clear()
+            callers.on_reset()
+            await asyncio.gather(*(callers.identify(bearer(key)) for key in [alice, *others] * 20))
+            assert Counter(asked) == {"settings.setting": 1, "callers.caller_by_digest": 5}
 
 
 async def test_a_look_up_in_flight_while_the_key_is_revoked_is_not_cached(

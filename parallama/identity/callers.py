@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from parallama.config import AuthSettings
@@ -36,6 +36,8 @@ _QUERIES = load("callers")
 _NOTHING = b""
 """Stands for the digest of a caller without a credential."""
 _LOOK_UP_S = 1.0
+
+T = TypeVar("T")
 
 _log = logging.getLogger("parallama.auth")
 
@@ -86,8 +88,9 @@ class Callers:
         self._used = LastUse(database, auth.cache_entries, flush_s)
         self._on_lapse = on_lapse
         self._generation = 0
-        self._asking: dict[tuple[bytes, int], asyncio.Task[Standing | Refusal]] = {}
-        """By digest and generation: who asks for the same at the same time asks once."""
+        self._asking: dict[tuple[object, int], asyncio.Task[Any]] = {}
+        """By what is asked for, which is a digest or the settings, and generation: who asks for the same at the same
+        time asks once."""
 
     async def identify(
         self,
@@ -175,7 +178,7 @@ class Callers:
 
     async def _look_up_accepted(self, *, limit_s: float | None = _LOOK_UP_S) -> Accepted:
         generation = self._generation
-        access = await self._records.get(limit_s=limit_s)
+        access = await self._once(SETTING, lambda: self._records.get(limit_s=limit_s))
         where = accepted(access.header_name, anonymous=access.allow_unauthenticated)
         if generation == self._generation:
             self._accepted = where
@@ -183,7 +186,7 @@ class Callers:
 
     async def _look_up(self, digest: bytes, text: str | None, claims: Claims | None) -> _Known:
         generation = self._generation
-        standing = await self._asked(digest, text, claims)
+        standing = await self._once(digest, lambda: self._standing(digest, text, claims))
         current = generation == self._generation
         if isinstance(standing, Refusal):
             if current:
@@ -194,12 +197,12 @@ class Callers:
             self._known.put(digest, known)
         return known
 
-    async def _asked(self, digest: bytes, text: str | None, claims: Claims | None) -> Standing | Refusal:
-        """As `_standing`, which goes on when who asked first has left: others may wait for it."""
-        key = (digest, self._generation)
-        if (asking := self._asking.get(key)) is None:
-            looking = self._standing(digest, text, claims)
-            self._asking[key] = asking = asyncio.get_running_loop().create_task(looking, name="credential")
+    async def _once(self, what: object, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """As `ask` says, which goes on when who asked first has left: others may wait for it."""
+        key = (what, self._generation)
+        asking: asyncio.Task[T] | None = self._asking.get(key)
+        if asking is None:
+            self._asking[key] = asking = asyncio.get_running_loop().create_task(ask(), name="credential")
             asking.add_done_callback(lambda _: self._asking.pop(key))
             asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(asking)
