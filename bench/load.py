@@ -139,11 +139,11 @@ class Generator:
         return found
 
     async def _measured(self) -> dict[str, Any]:
-        """What is seen in the time, or until there is something. Raises Wrong."""
+        """What is seen in the measured time; when that is nothing, in the time until something is. Raises Wrong."""
         window, seen, paced = Window(self._seen, self._load.watch), self._seen, self._load.kind == "paced"
         await asyncio.sleep(self._load.seconds)
         async with _within("nothing was answered"):
-            while not (seen.chunks if paced else seen.answers):  # noqa: ASYNC110 - as in _begun
+            while not (seen.chunks if paced else seen.answers and seen.first_ns):  # noqa: ASYNC110 - as in _begun
                 await asyncio.sleep(0.02)
         return window.close()
 

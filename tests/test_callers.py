@@ -21,6 +21,7 @@ from parallama.db.query import Query
 from parallama.errors import NotAuthenticated, Unavailable
 from parallama.exchange import Caller
 from parallama.identity import keys
+from parallama.identity.access import AuthRecords
 from parallama.identity.api_keys import ApiKeys
 from parallama.identity.callers import Callers
 from parallama.identity.users import Users
@@ -41,7 +42,8 @@ async def wire(database_url: str) -> AsyncIterator[Wire]:
 @pytest.fixture
 async def remote(wire: Wire) -> AsyncIterator[Database]:
     """The database behind the wire."""
-    async with Database(wire.url, DatabaseSettings(connect_s=1, command_s=2)).running() as database:
+    patient = DatabaseSettings(acquire_s=CEILING_S, connect_s=1, command_s=CEILING_S)
+    async with Database(wire.url, patient).running() as database:
         yield database
 
 
@@ -354,9 +356,35 @@ async def test_a_look_up_in_flight_while_the_key_is_revoked_is_not_cached(
             await until(lambda: b"alice" in wire.held)
             await ApiKeys(database).revoke((await ApiKeys(database).list("alice"))[0].id)
             await asyncio.wait_for(revoked.wait(), CEILING_S)
+            later = tasks.create_task(refused(callers, alice))  # does not share what was asked before
+            await asyncio.sleep(0)
             wire.open.set()
             assert (await look_up).username == "alice"
+        assert later.result()
         assert await refused(callers, alice)
+
+
+async def test_a_look_up_in_flight_while_another_header_is_chosen_is_not_shared(
+    wire: Wire, remote: Database, database: Database, alice: str
+) -> None:
+    changed = asyncio.Event()
+    records = AuthRecords(database, auth())
+    async with process(remote, listen=database.url, heard=changed.set) as (callers, listener):
+        await callers.identify(bearer(alice))
+        await records.change({"header_name": "x-first"})
+        await listener.caught_up()
+        changed.clear()
+        wire.open.clear()
+        async with asyncio.TaskGroup() as tasks:
+            earlier = tasks.create_task(callers.identify(CIMultiDict({"x-first": alice})))
+            await until(lambda: b"x-first" in wire.held)
+            await records.change({"header_name": "x-second"})
+            await asyncio.wait_for(changed.wait(), CEILING_S)
+            later = tasks.create_task(callers.identify(CIMultiDict({"x-second": alice})))
+            await asyncio.sleep(0)
+            wire.open.set()
+        assert earlier.result().username == later.result().username == "alice"
+        assert (await callers.identify(CIMultiDict({"x-second": alice}))).username == "alice"
 
 
 async def test_a_change_missed_while_the_listener_was_away_is_made_good_on_its_return(

@@ -50,7 +50,7 @@ def half_close(client: RawClient) -> None:
 
 WAYS = pytest.mark.parametrize("leave", [close, reset, half_close])
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 1.0
 """Ten times what is promised: 100 ms from the client's leaving to the end of the node's connection."""
 
 

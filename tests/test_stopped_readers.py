@@ -23,12 +23,12 @@ KB = 1 << 10
 MB = 1 << 20
 LINE = (
     b'{"model":"llama3.2:1b","created_at":"2026-01-01T00:00:00.000000000Z",'
-    b'"message":{"role":"assistant","content":"%b"},"done":false}\n' % (b" token" * 60)
+    b'"message":{"role":"assistant","content":"%b"},"done":false}\n' % (b" token" * 20)
 )
-"""Longer than a token's: as many bytes in fewer steps."""
-WAITING = 350 * KB
+"""Longer than a token's: as many bytes in fewer steps; still so short that each costs more than its bytes."""
+WAITING = 410 * KB
 LINES = WAITING // (len(LINE) + 6)
-"""A bit less than may wait for all readers together, each line with the framing of its chunk."""
+"""Each with the framing of its chunk: with what the kernel holds of it, a bit less than may wait for all readers."""
 
 
 def started(here: Place, database_url: str, node: FakeOllama) -> tuple[Running, str]:

@@ -32,8 +32,6 @@ AT_ONCE = 200
 FEW = 10
 """Objects of requests that local variables of waiting coroutines may keep."""
 MB = 1 << 20
-LATE = "the database listener lost its connection"
-"""It looks every second, and this loop is held up for longer by whoever counts objects; it is back at once."""
 LIMITS = {"first_byte_s": 4, "idle_s": 4}
 """Long enough for a node that is only slow to be heard on a busy machine."""
 
@@ -129,7 +127,10 @@ def resident() -> int:
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_and_nothing_is_left_of_ten_thousand_requests_under_fire(database_url: str) -> None:
+def test_nothing_is_lost_and_nothing_is_left_of_ten_thousand_requests_under_fire(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parallama.db.notify._PING_S", 20)  # whoever counts objects holds its loop up for more than one
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the program runs
         runner.run(_soak(database_url))
 
@@ -154,7 +155,7 @@ async def _soak(database_url: str) -> None:
             assert resident() - grown < 80 * MB
             shipper = gateway.app[SHIPPER]
             assert (shipper.pending, shipper.lost, gateway.app[POOL].nodes[0].in_flight) == (0, 0, 0)
-    assert [line for line in bugs.logged if line != LATE] == []
+    assert bugs.logged == []
 
 
 async def _judge(gateway: RunningGateway, shots: Sequence[Shot], seen: dict[int, Seen]) -> None:

@@ -45,7 +45,7 @@ FORMATS = pytest.mark.parametrize("format", ["json", "csv"])
 
 @pytest.fixture(scope="module")
 def gateway_settings() -> dict[str, Any]:
-    return {"database": {"acquire_s": 30}}
+    return {}
 
 
 class Counted(Database):

@@ -62,8 +62,8 @@ class _Known:
 class Callers:
     """Turns headers into Callers. Give `on_change` and `on_reset` to the listener; use inside `running()`.
 
-    While the listener is lost, what is cached counts for `auth.grace_s` from the loss; then every use asks
-    the database. Without `tokens` no access token is accepted.
+    While the listener is lost, what is cached counts for `auth.grace_s` from the loss; then every use waits for the
+    database, and shares the answer with whoever asks the same meanwhile. Without `tokens` no access token is accepted.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Callers:
 
     async def _identify(self, headers: Mapping[str, str], address: str | None) -> Caller:
         trusted = self._trusted()
-        where = (self._accepted if trusted else None) or await self._look_up_accepted()
+        where = (self._accepted if trusted else None) or await self._look_up_accepted(_LOOK_UP_S)
         text = credential(headers, where)
         digest = _NOTHING if text is None else keys.digest(text)
         if trusted and (known := self._known.use(digest)) is not None:
@@ -155,9 +155,9 @@ class Callers:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Callers]:
         """Make the anonymous user where callers may be it, and write the last use of keys every `flush_s`."""
-        if (await self._look_up_accepted(limit_s=None)).anonymous:
-            await Users(self._database).ensure(ANONYMOUS)
         try:
+            if (await self._look_up_accepted(None)).anonymous:
+                await Users(self._database).ensure(ANONYMOUS)
             async with self._used.running():
                 yield self
         finally:
@@ -176,7 +176,7 @@ class Callers:
         lost = self._listener.lost_since
         return lost is None or self._monotonic() - lost < self._grace_s
 
-    async def _look_up_accepted(self, *, limit_s: float | None = _LOOK_UP_S) -> Accepted:
+    async def _look_up_accepted(self, limit_s: float | None) -> Accepted:
         generation = self._generation
         access = await self._once(SETTING, lambda: self._records.get(limit_s=limit_s))
         where = accepted(access.header_name, anonymous=access.allow_unauthenticated)
@@ -202,7 +202,7 @@ class Callers:
         key = (what, self._generation)
         asking: asyncio.Task[T] | None = self._asking.get(key)
         if asking is None:
-            self._asking[key] = asking = asyncio.get_running_loop().create_task(ask(), name="credential")
+            self._asking[key] = asking = asyncio.get_running_loop().create_task(ask(), name="look-up")
             asking.add_done_callback(lambda _: self._asking.pop(key))
             asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(asking)

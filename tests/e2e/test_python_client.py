@@ -165,12 +165,16 @@ async def test_a_login_is_renewed_when_its_token_has_ended(awaited: bool, gatewa
         async with gateway.database.connection() as one:
             await one.execute("UPDATE sessions SET generation = generation + 1")
 
+    async def renewals() -> int:
+        async with gateway.database.connection() as one:
+            return int(await one.fetchval("SELECT count(*) FROM refresh_tokens WHERE rotated_at IS NOT NULL"))
+
     async def renewed(listed: Callable[[], Awaitable[Any]], before: Any) -> bool:
         """The gateway hears soon, not at once, that the token has ended."""
         assert await listed() == before
-        async with gateway.database.connection() as one:
-            return bool(await one.fetchval("SELECT count(*) FROM refresh_tokens WHERE rotated_at IS NOT NULL"))
+        return await renewals() > earlier
 
+    earlier = await renewals()
     given = {"base_url": gateway.url, "username": "carol", "password": PASSWORD}
     if awaited:
         async with AsyncParallamaClient(**given) as client:

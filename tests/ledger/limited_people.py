@@ -45,7 +45,7 @@ class Person:
     key_id: UUID
 
     async def limit(self, meter: str, amount: int, period: str = "day", *, of_key: bool = False, **more: Any) -> None:
-        """From now on, for the user or for the key alone; `more` as Limits.create takes it."""
+        """From now on, for the user or for the key alone; `more` as POST /limits takes it."""
         whose = {"key": str(self.key_id)} if of_key else {"user": self.name}
         period = "now" if meter == "concurrency" else period
         body = {**whose, "meter": meter, "period": period, "amount": amount, **more}

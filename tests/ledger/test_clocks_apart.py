@@ -123,5 +123,7 @@ async def test_what_another_process_is_about_to_store_counts_under_a_new_limit(p
     with redis_server() as redis:
         async with apart(postgres, redis, -HOUR_S) as (here, (other,)), aiohttp.ClientSession() as http:
             assert await ask(http, other, here.key) == 200
-            await Limits(here.database).create(Subject(user="alice"), "requests", "day", amount=1)
+            body = {"user": "alice", "meter": "requests", "period": "day", "amount": 1}
+            async with http.post(f"{here.url}/admin/v1/limits", json=body, headers=here.admin_auth) as made:
+                assert made.status == 201
             assert await counted(http, here.url, here.key) == 429

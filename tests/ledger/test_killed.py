@@ -100,8 +100,7 @@ async def test_the_end_is_written_before_the_client_has_the_last_of_its_answer(
 async def test_while_the_database_is_gone_known_keys_are_served_and_their_rows_arrive_later(
     here: Place, node: FakeOllama, wire: Wire, database: Database, key: str
 ) -> None:
-    # when it is back, all want a connection at once
-    running, load = await serve(here, node, wire.url, PARALLAMA__DATABASE__ACQUIRE_S="1"), Load(key)
+    running, load = await serve(here, node, wire.url), Load(key)
     async with connected(running) as client:
         assert (await ask(client, key, next(load.numbers))).status == 200
     phases = iter((wire.cut, lambda: setattr(wire, "down", False)))
