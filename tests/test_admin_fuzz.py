@@ -130,7 +130,6 @@ def fire(world: World, operation: Any, session: requests.Session, count: int) ->
         max_examples=count,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

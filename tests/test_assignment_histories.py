@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from e2e.databases import fresh_database
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -269,7 +269,5 @@ def histories(postgres: str) -> Iterator[type[Histories]]:
 
 
 def test_no_history_gives_a_user_what_they_should_not_hold(histories: type[Histories]) -> None:
-    limits = settings(
-        max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    limits = settings(max_examples=60, stateful_step_count=20)
     run_state_machine_as_test(histories, settings=limits)

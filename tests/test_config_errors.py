@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parallama.config import NodeSettings, load_settings, resolve
@@ -151,7 +151,6 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 documents = values | st.dictionaries(keys, st.dictionaries(keys, values, max_size=4), max_size=4)
 
 
-@settings(deadline=None)
 @given(text=documents.map(yaml.safe_dump) | st.text(max_size=40) | st.text("[]{}:-*&!|>'\"#%@$a \n", max_size=40))
 def test_whatever_the_file_holds_the_error_is_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, text: str

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from parallama.config import Settings, load_settings, mask_url, resolve, secrets
@@ -153,7 +152,6 @@ WRONG = [
 ]
 
 
-@example_settings(deadline=None)
 @given(jwt=secret_text, database=secret_text, redis=secret_text)
 def test_config_show_holds_no_secret(
     tmp_path_factory: pytest.TempPathFactory, jwt: str, database: str, redis: str
@@ -175,7 +173,6 @@ def test_config_show_holds_no_secret(
     assert database in secrets(resolved.settings)
 
 
-@example_settings(deadline=None)
 @given(jwt=secret_text, database=secret_text, redis=secret_text, wrong=st.sampled_from(WRONG), quoted=st.booleans())
 def test_no_error_holds_a_secret(
     tmp_path_factory: pytest.TempPathFactory, jwt: str, database: str, redis: str, wrong: str, quoted: bool

@@ -97,7 +97,7 @@ TOKEN = st.text(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(named=st.lists(st.one_of(TOKEN, st.sampled_from(["Accept", "TRACEPARENT", "tracestate"])), max_size=5))
 async def test_a_header_that_connection_names_never_reaches_the_node(
     gateway: RunningGateway, node: FakeOllama, named: list[str]

@@ -82,7 +82,7 @@ def check(gateway: Gateway, route: Route, body: bytes) -> None:
 
 @pytest.mark.parametrize(("gateway", "route", "path"), ENDPOINTS, ids=label)
 def test_no_body_raises_anything_but_an_api_error(gateway: Gateway, route: Route, path: str) -> None:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(body=bodies(path))
     def examine(body: bytes) -> None:
         check(gateway, route, body)
@@ -120,7 +120,7 @@ def value_of(body: bytes) -> Any:
         return None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_no_body_is_a_server_error_over_http(
     gateway: RunningGateway, node: FakeOllama, data: st.DataObject

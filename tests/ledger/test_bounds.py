@@ -182,7 +182,7 @@ def test_an_estimate_is_a_third_of_the_bytes() -> None:
     assert 10_000 <= found.prompt_estimate <= 10_050 < found.prompt
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.recursive(
         st.text() | st.integers(-9, 9) | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

@@ -163,7 +163,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(requests())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_native_body_escapes(request: tuple[str, bytes]) -> None:
     path, body = request
     if outbounds := opened(OllamaNative(), path.removeprefix("/api"), body):
@@ -238,7 +238,7 @@ DIALECTS: list[tuple[Gateway, str, str]] = [
 
 @pytest.mark.parametrize(("gateway", "path", "asked"), DIALECTS)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_body_of_another_dialect_escapes(gateway: Gateway, path: str, asked: str, data: st.DataObject) -> None:
     kinds = more | more | (parameters if isinstance(gateway, OllamaSimple) else count | native | wanted)
     members = ['"model":"m"', asked, *data.draw(st.lists(kinds, max_size=5))]

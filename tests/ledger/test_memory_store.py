@@ -136,4 +136,4 @@ class MemoryMachine(StoreMachine):
 
 
 def test_no_order_of_events_takes_a_limit_over_its_amount() -> None:
-    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=100, stateful_step_count=40))

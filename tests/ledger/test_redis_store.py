@@ -57,4 +57,4 @@ def test_no_order_of_events_takes_a_limit_over_its_amount(server: RedisServer) -
             assert (self.redis.holds, self.redis.owed) == (0, 0)
             self.run(self.stack.aclose())
 
-    run_state_machine_as_test(RedisMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(RedisMachine, settings=settings(max_examples=60, stateful_step_count=40))

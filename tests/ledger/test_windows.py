@@ -79,7 +79,7 @@ def test_what_is_no_calendar_window_is_refused(period: Period) -> None:
         window(period, 0, ZoneInfo("UTC"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(CALENDAR), st.sampled_from(ZONES), st.integers(SINCE, UNTIL))
 def test_every_moment_is_in_one_window_and_windows_follow_each_other(period: Period, zone: str, moment: int) -> None:
     _check(period, ZoneInfo(zone), moment)
@@ -115,7 +115,7 @@ def _check(period: Period, zone: ZoneInfo, moment: int) -> None:
     assert window(period, here.start - 1, zone).end == here.start
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]), st.integers(SINCE, UNTIL))
 def test_windows_are_those_of_the_reports(zone: str, moment: int) -> None:
     now = datetime.fromtimestamp(moment, UTC)
