@@ -30,6 +30,8 @@ PATIENT = DatabaseSettings(acquire_s=60, connect_s=60, command_s=60)
 """For what tests themselves ask: that a machine is slow, or its disk, is not under test."""
 
 HOUR_S = 3600
+BACKLOG = 1024
+"""Clients that come at once; the kernel turns more away for seconds."""
 
 _TESTER = Query(
     "tester",
@@ -133,7 +135,7 @@ async def running_gateway(
         "database": {"acquire_s": PATIENT.acquire_s},  # to have a connection takes its time on a busy machine
     }
     chosen = Settings.model_validate({**usual, **(settings or {})})
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     port = listening.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="pl-") as state:
         app = build_app(chosen, database_url, Path(state))
@@ -145,7 +147,7 @@ async def running_gateway(
             key, admin_key = await make_users(database)
             try:
                 await runner.setup()
-                await web.SockSite(runner, listening).start()
+                await web.SockSite(runner, listening, backlog=BACKLOG).start()
                 await eventually(lambda: app[POOL].nodes[0].health.up is not None)
                 yield RunningGateway(app, f"http://127.0.0.1:{port}", port, database, key, admin_key, http)
             finally:

@@ -84,7 +84,7 @@ class World:
             found["sessions"] = found["sessions"] or await one.fetchval(SESSION)
         found["keys"] = found["keys"] or (await ApiKeys(database).create("victim"))[1].id
         found["own"] = found["own"] or (await ApiKeys(database).create("root", description="spare"))[1].id
-        found["roles"] = found["roles"] or (await Assignments(database).assign("victim", "spare")).id
+        found["roles"] = found["roles"] or (await Assignments(database).assign("victim", "premium")).id
         found["limits"] = found["limits"] or (await Limits(database).create(VICTIM, "requests", "day", amount=9)).id
         return {name: str(value) for name, value in found.items()}
 
