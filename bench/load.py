@@ -125,18 +125,12 @@ class Generator:
     async def _repeated(self) -> dict[str, Any]:
         await self._open(self._load.connections)
         await asyncio.sleep(_WARM_S)
-        found = await self._measured()
-        self._again = False
-        await self._end()
-        return found
+        return await self._measured()
 
     async def _paced(self) -> dict[str, Any]:
         await self._open(self._load.connections, _BEGUN_PER_S)
         await self._begun()
-        found = await self._measured()
-        self._again = False
-        await self._end()
-        return found
+        return await self._measured()
 
     async def _measured(self) -> dict[str, Any]:
         """What is seen in the measured time; when that is nothing, in the time until something is. Raises Wrong."""
@@ -145,7 +139,10 @@ class Generator:
         async with _within("nothing was answered"):
             while not (seen.chunks if paced else seen.answers and seen.first_ns):  # noqa: ASYNC110 - as in _begun
                 await asyncio.sleep(0.02)
-        return window.close()
+        found = window.close()
+        self._again = False
+        await self._end()
+        return found
 
     async def _held(self) -> dict[str, Any]:
         before = await self._memory_with(self._load.base)

@@ -15,13 +15,15 @@ from uuid import UUID
 import pytest
 from multidict import CIMultiDict
 
-from parallama.config import AuthSettings
+from parallama.config import AuthSettings, DatabaseSettings
 from parallama.db.notify import Listener
 from parallama.db.pool import Database
 from parallama.errors import NotAuthenticated
 from parallama.exchange import Caller
+from parallama.identity.api_keys import ApiKeys
 from parallama.identity.callers import Callers
 from parallama.identity.tokens import AccessTokens
+from parallama.identity.users import Users
 
 CEILING_S = 20.0
 
@@ -116,6 +118,33 @@ class Wire:
             pass
         finally:
             sink.transport.abort()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a machine is slow is not under test."""
+    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
+
+
+@pytest.fixture
+async def wire(database_url: str) -> AsyncIterator[Wire]:
+    async with Wire(database_url).running() as wire:
+        yield wire
+
+
+@pytest.fixture
+async def remote(wire: Wire) -> AsyncIterator[Database]:
+    """The database behind the wire."""
+    settings = DatabaseSettings(acquire_s=CEILING_S, connect_s=1, command_s=CEILING_S)
+    async with Database(wire.url, settings).running() as database:
+        yield database
+
+
+@pytest.fixture
+async def alice(database: Database) -> str:
+    """A key of the user alice."""
+    await Users(database).create("alice")
+    return (await ApiKeys(database).create("alice"))[0]
 
 
 def auth(**settings: Any) -> AuthSettings:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from calling import CEILING_S, Clock, Present, Wire, auth, bearer, process, refused, until, without_waiting
+from calling import (
+    CEILING_S,
+    Clock,
+    Present,
+    Wire,
+    alice,
+    auth,
+    bearer,
+    patient,
+    process,
+    refused,
+    remote,
+    until,
+    wire,
+    without_waiting,
+)
 from multidict import CIMultiDict
 from running import PATIENT
 
-from parallama.config import DatabaseSettings
 from parallama.db.pool import Database, Row
 from parallama.db.query import Query
 from parallama.errors import NotAuthenticated, Unavailable
@@ -26,32 +40,8 @@ from parallama.identity.api_keys import ApiKeys
 from parallama.identity.callers import Callers
 from parallama.identity.users import Users
 
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That a machine is slow is not under test."""
-    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
-
-
-@pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def remote(wire: Wire) -> AsyncIterator[Database]:
-    """The database behind the wire."""
-    patient = DatabaseSettings(acquire_s=CEILING_S, connect_s=1, command_s=CEILING_S)
-    async with Database(wire.url, patient).running() as database:
-        yield database
-
-
-@pytest.fixture
-async def alice(database: Database) -> str:
-    """A key of the user alice."""
-    await Users(database).create("alice")
-    return (await ApiKeys(database).create("alice"))[0]
+__all__ = ["alice", "patient", "remote", "wire"]
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 async def make(database: Database, key: str) -> None:

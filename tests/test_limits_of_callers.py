@@ -6,7 +6,19 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from calling import CEILING_S, Clock, Present, auth, bearer, process, token_of, until, without_waiting, write
+from calling import (
+    Clock,
+    Present,
+    alice,
+    auth,
+    bearer,
+    patient,
+    process,
+    token_of,
+    until,
+    without_waiting,
+    write,
+)
 from multidict import CIMultiDict
 
 from parallama.db.pool import Database
@@ -21,18 +33,8 @@ from parallama.identity.terms import Subject
 from parallama.identity.users import Users
 from parallama.limits import Limit, Meter, Period, Scope
 
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That a machine is slow is not under test."""
-    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
-
-
-@pytest.fixture
-async def alice(database: Database) -> str:
-    """A key of the user alice."""
-    await Users(database).create("alice")
-    return (await ApiKeys(database).create("alice"))[0]
+__all__ = ["alice", "patient"]
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def told(caller: Caller) -> set[tuple[str, int]]:

@@ -14,7 +14,7 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 import pytest
-from calling import Wire, bearer, process, refused, write
+from calling import Wire, bearer, patient, process, refused, write
 from running import eventually, running_gateway
 
 from parallama.config import DatabaseSettings
@@ -26,6 +26,8 @@ from parallama.db.pool import Database
 from parallama.errors import ConfigError, Unavailable
 from parallama.identity.api_keys import ApiKeys
 from parallama.identity.users import Users
+
+__all__ = ["patient"]
 
 
 class Heard:
@@ -242,10 +244,10 @@ class Asked:
         return set(self.statuses[self.statuses.index(503) :])
 
 
+@pytest.mark.usefixtures("patient")  # how long the listener is away is up to the test
 async def test_a_look_up_that_was_in_flight_while_a_notify_was_lost_is_not_cached(
-    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    database_url: str, database: Database
 ) -> None:
-    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", 20)  # how long the listener is away is up to the test
     await Users(database).create("alice")
     (first, _), (key, _) = [await ApiKeys(database).create("alice") for _ in range(2)]
     async with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,19 +16,22 @@ from calling import (
     Clock,
     Present,
     Wire,
+    alice,
     auth,
     bearer,
+    patient,
     process,
     refused,
+    remote,
     session_of,
     token_of,
     until,
+    wire,
     without_waiting,
     write,
 )
 from multidict import CIMultiDict
 
-from parallama.config import DatabaseSettings
 from parallama.db.pool import Database
 from parallama.errors import NotAllowed, NotAuthenticated, Unavailable
 from parallama.exchange import KeyPolicy, Priority
@@ -37,39 +40,14 @@ from parallama.identity.callers import Callers
 from parallama.identity.users import Users
 from parallama.networks import networks
 
+__all__ = ["alice", "patient", "remote", "wire"]
+
 BASIC = frozenset({"basic_rate_limits", "use_ollama"})
 
 ASSIGN = (
     "INSERT INTO assignments (user_id, role_id, role, assigned_by, expires_at)"
     " SELECT u.id, r.id, r.name, 'test', $3 FROM users u, roles r WHERE u.username = $1 AND r.name = $2"
 )
-
-
-@pytest.fixture
-async def alice(database: Database) -> str:
-    """A key of the user alice."""
-    await Users(database).create("alice")
-    return (await ApiKeys(database).create("alice"))[0]
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That a machine is slow is not under test."""
-    monkeypatch.setattr("parallama.identity.callers._LOOK_UP_S", CEILING_S)
-
-
-@pytest.fixture
-async def wire(database_url: str) -> AsyncIterator[Wire]:
-    async with Wire(database_url).running() as wire:
-        yield wire
-
-
-@pytest.fixture
-async def remote(wire: Wire) -> AsyncIterator[Database]:
-    """The database behind the wire."""
-    patient = DatabaseSettings(acquire_s=CEILING_S, connect_s=1, command_s=CEILING_S)
-    async with Database(wire.url, patient).running() as database:
-        yield database
 
 
 def served(callers: Callers, credential: str) -> Callable[[], Awaitable[bool]]:

@@ -65,7 +65,7 @@ def on_the_way(port: int) -> int:
     return sum(int(waiting, 16) for both in queues for waiting in both)
 
 
-async def until(what: Any, ceiling_s: float = 120.0) -> None:
+async def until(what: Any, ceiling_s: float = 90.0) -> None:
     """Poll, without holding this loop up; generous, because every token goes through the node of this process."""
     await asyncio.to_thread(wait_for, what, ceiling_s)
 

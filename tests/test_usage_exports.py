@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from commands import Commands, at_server
 from e2e.databases import named
-from one_gateway import gateway, in_one_loop, node, served
+from one_gateway import gateway, gateway_settings, in_one_loop, node, served
 from running import PATIENT, RunningGateway
 from usage_rows import eventually, make_row, store
 
@@ -30,7 +30,7 @@ from parallama.ledger.usage import UsageReports
 if TYPE_CHECKING:
     from parallama.db.pool import Connection
 
-__all__ = ["gateway", "node", "served"]
+__all__ = ["gateway", "gateway_settings", "node", "served"]
 pytestmark = in_one_loop
 
 MANY = """INSERT INTO usage (id, created_at, user_id, username, gateway, operation, estimated, duration_ms, status,
@@ -41,11 +41,6 @@ MANY = """INSERT INTO usage (id, created_at, user_id, username, gateway, operati
 """50 MB: more than sockets hold."""
 LAST_CHUNK = b"0\r\n\r\n"
 FORMATS = pytest.mark.parametrize("format", ["json", "csv"])
-
-
-@pytest.fixture(scope="module")
-def gateway_settings() -> dict[str, Any]:
-    return {}
 
 
 class Counted(Database):
